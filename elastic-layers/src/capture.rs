@@ -1,0 +1,478 @@
+//! A model's forward as a typed operation list, and what it costs.
+//!
+//! [`capture`] runs a forward on Burn's capture device, which records operations instead of
+//! executing them, and returns a [`CapturedModel`]: the operations that the output depends on,
+//! every shape, the constant values, and the module path of every parameter. The cost of a model
+//! ([`CapturedModel::macs`], [`CapturedModel::parameters`]) and its ONNX file are both read from
+//! that one list.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+
+use burn::backend::capture::{CaptureBackend, CompletedCaptureScope, TensorId};
+use burn::backend::ir::{BaseOperationIr, FloatOperationIr, ModuleOperationIr, OperationIr, TensorIr};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use serde::Serialize;
+
+use crate::Macs;
+
+/// A model's forward at one input shape.
+#[derive(Clone, Debug)]
+pub struct CapturedModel {
+    /// The operations that the output depends on, in execution order. Initialisations of
+    /// parameters and constants are not among them: see `values`.
+    pub operations: Vec<OperationIr>,
+    /// Concrete values of parameters and constants. A parameter that was initialised at random on
+    /// the capture device has none.
+    pub values: BTreeMap<TensorId, TensorData>,
+    /// The module path of every parameter and running statistic of the model, such as
+    /// `blocks.0.conv.weight`.
+    pub parameters: BTreeMap<TensorId, String>,
+    /// The tensor fed to the forward.
+    pub input: Boundary,
+    /// The tensor that the forward returned.
+    pub output: Boundary,
+    producers: BTreeMap<TensorId, usize>,
+}
+
+/// A tensor at the edge of a captured graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boundary {
+    /// The tensor's identity in the operation list.
+    pub id: TensorId,
+    /// Its shape, batch dimension included.
+    pub shape: Vec<usize>,
+}
+
+/// A parameter as an operation sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParameterUse<'a> {
+    /// The module path of the parameter.
+    pub name: &'a str,
+    /// How many of its elements are in use: fewer than it has when it was sliced.
+    pub elements: u64,
+}
+
+/// What kind of layer a [`LayerCost`] describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayerKind {
+    /// A convolution of one, two or three spatial dimensions, depthwise ones included.
+    Convolution,
+    /// A transposed convolution.
+    TransposedConvolution,
+    /// A linear layer, or a matrix product with a parameter.
+    Linear,
+}
+
+/// One layer that multiplies: its shapes and its cost for one image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LayerCost {
+    /// The module path, such as `blocks.0.conv`; `conv_7` when the weight is not a parameter,
+    /// with the operation's position.
+    pub name: String,
+    /// What kind of layer it is.
+    pub kind: LayerKind,
+    /// The shape of its input, batch dimension included.
+    pub input: Vec<usize>,
+    /// The shape of its output, batch dimension included.
+    pub output: Vec<usize>,
+    /// The kernel size per spatial dimension; empty for a linear layer.
+    pub kernel: Vec<usize>,
+    /// The stride per spatial dimension; empty for a linear layer.
+    pub stride: Vec<usize>,
+    /// The number of groups; 1 for a linear layer.
+    pub groups: usize,
+    /// Multiply-accumulates for one image.
+    pub macs: Macs,
+    /// Elements of the weight and the bias in use.
+    pub parameters: u64,
+}
+
+/// Why a forward could not be captured.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The input shape has no elements.
+    #[error("cannot capture a forward on an empty input: every dimension of {shape:?} must be at least 1")]
+    EmptyInput {
+        /// The shape that was asked for.
+        shape: Vec<usize>,
+    },
+    /// The forward returned a tensor that was not computed on the capture device.
+    #[error(
+        "the forward's output is not on the capture device: the forward moves its input to another device ({detail})"
+    )]
+    ForeignOutput {
+        /// What Burn said.
+        detail: String,
+    },
+    /// Burn rejected the recorded graph.
+    #[error("Burn could not record the forward: {0}")]
+    Rejected(String),
+}
+
+/// Capture devices that no scope is using. Burn numbers them in 16 bits and never reuses a number,
+/// so a device per call would run out.
+static IDLE: Mutex<Vec<Device>> = Mutex::new(Vec::new());
+
+/// A capture device on loan from [`IDLE`]; given back on drop, also when a forward panics.
+struct Loan(Option<Device>);
+
+impl Loan {
+    fn take() -> Self {
+        let idle = IDLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop();
+        Self(Some(idle.unwrap_or_else(Device::capture)))
+    }
+
+    fn device(&self) -> Device {
+        self.0.clone().unwrap_or_else(Device::capture)
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some(device) = self.0.take() {
+            IDLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(device);
+        }
+    }
+}
+
+/// Captures `forward` of the model that `build` makes, for an input of `input_shape`.
+///
+/// `build` gets the capture device. Initialising a model there copies no weights, which is the
+/// cheapest way to its shapes and cost; moving an existing one there keeps its values, for which
+/// [`capture_model`] is the safe form. Neither runs any arithmetic.
+///
+/// # Shapes
+///
+/// - `input_shape`: `[batch, ...]`, for images `[batch, channels, height, width]`
+///
+/// # Errors
+///
+/// When a dimension of `input_shape` is 0, when the output is not on the capture device, and when
+/// Burn rejects the graph.
+///
+/// # Panics
+///
+/// A panic of `build` or `forward` (a broken shape contract in the model) propagates.
+pub fn capture<const D: usize, const O: usize, M: Module>(
+    input_shape: [usize; D],
+    build: impl FnOnce(&Device) -> M,
+    forward: impl FnOnce(&M, Tensor<D>) -> Tensor<O>,
+) -> Result<CapturedModel, CaptureError> {
+    if input_shape.contains(&0) {
+        return Err(CaptureError::EmptyInput { shape: input_shape.to_vec() });
+    }
+    let loan = Loan::take();
+    let device = loan.device();
+    let mut recorded = None;
+    let graph = device
+        .capture_scope(|scope| -> CompletedCaptureScope {
+            let model = build(&device);
+            let names = ParameterNames::of(&model);
+            // Data registered with the device is accepted as a runtime input; a tensor that an
+            // operation creates would be recorded as a constant of the graph.
+            let input = Tensor::<D>::from_data(TensorData::zeros::<f32, _>(input_shape), &device);
+            let input_id = tensor_id(&input);
+            let output = forward(&model, input);
+            let shape = output.dims().to_vec();
+            let boundaries = input_id.and_then(|input| Ok((input, tensor_id(&output)?)));
+            let completed = match &boundaries {
+                Ok((input, output)) => scope.complete([*input], [*output]),
+                Err(_) => scope.complete([], []),
+            };
+            recorded = Some(boundaries.map(|(input, output)| (names, input, output, shape)));
+            completed
+        })
+        .map_err(|error| CaptureError::Rejected(error.to_string()))?;
+    let (parameters, input, output, output_shape) =
+        recorded.unwrap_or_else(|| Err(CaptureError::Rejected("nothing was recorded".into())))?;
+    let input = Boundary { id: input, shape: input_shape.to_vec() };
+    let output = Boundary { id: output, shape: output_shape };
+    Ok(CapturedModel::pruned(graph.graph.operations, graph.values, parameters, input, output))
+}
+
+/// Captures `forward` of an existing model, with the values of its parameters.
+///
+/// The caller's model is not changed, may live on any device, and may be in training: what is
+/// captured is its inference form.
+///
+/// # Shapes
+///
+/// - `input_shape`: `[batch, ...]`
+///
+/// # Errors
+///
+/// See [`capture`].
+pub fn capture_model<const D: usize, const O: usize, M: Module>(
+    model: &M,
+    input_shape: [usize; D],
+    forward: impl FnOnce(&M, Tensor<D>) -> Tensor<O>,
+) -> Result<CapturedModel, CaptureError> {
+    // `to_device` moves running statistics in place, behind an `Arc` that clones share; `valid`
+    // makes statistics of its own, and leaves autodiff, which a capture device cannot record.
+    let snapshot = model.valid();
+    capture(input_shape, |device| snapshot.to_device(device), forward)
+}
+
+fn tensor_id<const D: usize>(tensor: &Tensor<D>) -> Result<TensorId, CaptureError> {
+    tensor
+        .clone()
+        .try_into_primitive::<CaptureBackend>()
+        .map(|primitive| primitive.id())
+        .map_err(|error| CaptureError::ForeignOutput { detail: format!("{error:?}") })
+}
+
+impl CapturedModel {
+    /// Keeps what `output` depends on. Parameters are leaves, however they were initialised.
+    fn pruned(
+        operations: Vec<OperationIr>,
+        mut values: BTreeMap<TensorId, TensorData>,
+        parameters: BTreeMap<TensorId, String>,
+        input: Boundary,
+        output: Boundary,
+    ) -> Self {
+        values.remove(&input.id);
+        let mut needed = BTreeSet::from([output.id]);
+        let mut kept = Vec::new();
+        for operation in operations.into_iter().rev() {
+            let leaf = matches!(operation, OperationIr::Init(_))
+                || operation.outputs().any(|tensor| parameters.contains_key(&tensor.id));
+            if !leaf && operation.outputs().any(|tensor| needed.contains(&tensor.id)) {
+                needed.extend(operation.inputs().map(|tensor| tensor.id));
+                kept.push(operation);
+            }
+        }
+        kept.reverse();
+        values.retain(|id, _| needed.contains(id));
+        let producers = kept
+            .iter()
+            .enumerate()
+            .flat_map(|(index, operation)| operation.outputs().map(move |tensor| (tensor.id, index)))
+            .collect();
+        Self { operations: kept, values, parameters, input, output, producers }
+    }
+
+    /// The batch size that was captured.
+    pub fn batch(&self) -> usize {
+        self.input.shape.first().copied().unwrap_or(1)
+    }
+
+    /// The operation that computes `tensor`; none for the input, parameters and constants.
+    pub fn producer(&self, tensor: TensorId) -> Option<&OperationIr> {
+        self.producers.get(&tensor).map(|index| &self.operations[*index])
+    }
+
+    /// The parameter that `tensor` is, or is a slice, reshape, permutation or cast of.
+    pub fn parameter_of(&self, tensor: &TensorIr) -> Option<ParameterUse<'_>> {
+        let mut elements = tensor.shape.num_elements();
+        let mut id = tensor.id;
+        loop {
+            if let Some(name) = self.parameters.get(&id) {
+                return Some(ParameterUse { name, elements: elements as u64 });
+            }
+            let source = rearranged(self.producer(id)?)?;
+            elements = elements.min(source.shape.num_elements());
+            id = source.id;
+        }
+    }
+
+    /// The layers that multiply, in execution order.
+    pub fn layers(&self) -> Vec<LayerCost> {
+        self.operations
+            .iter()
+            .enumerate()
+            .filter_map(|(index, operation)| Some(Product::of(self, operation)?.cost(self, index)))
+            .collect()
+    }
+
+    /// Multiply-accumulates of all convolutions and linear layers for one image.
+    pub fn macs(&self) -> Macs {
+        self.layers().iter().map(|layer| layer.macs).sum()
+    }
+
+    /// Trainable parameters that the forward uses, counted as PyTorch does: weights, biases, gamma
+    /// and beta, but no running statistics. A parameter used twice counts once; of a sliced one,
+    /// the slice counts.
+    pub fn parameters(&self) -> u64 {
+        let mut used: BTreeMap<&str, u64> = BTreeMap::new();
+        for operation in &self.operations {
+            if rearranged(operation).is_some() {
+                continue;
+            }
+            for tensor in trainable_inputs(operation) {
+                if let Some(parameter) = self.parameter_of(tensor)
+                    && !is_running_statistic(parameter.name)
+                {
+                    let elements = used.entry(parameter.name).or_default();
+                    *elements = (*elements).max(parameter.elements);
+                }
+            }
+        }
+        used.values().sum()
+    }
+}
+
+/// The input of an operation that only picks or rearranges elements.
+fn rearranged(operation: &OperationIr) -> Option<&TensorIr> {
+    use BaseOperationIr as Op;
+    let (OperationIr::BaseFloat(operation) | OperationIr::BaseInt(operation) | OperationIr::BaseBool(operation)) =
+        operation
+    else {
+        return None;
+    };
+    match operation {
+        Op::Reshape(op) | Op::Expand(op) => Some(&op.input),
+        Op::SwapDims(op) => Some(&op.input),
+        Op::Permute(op) => Some(&op.input),
+        Op::Flip(op) => Some(&op.input),
+        Op::Slice(op) => Some(&op.tensor),
+        Op::Select(op) => Some(&op.tensor),
+        Op::Cast(op) => Some(&op.input),
+        _ => None,
+    }
+}
+
+/// The inputs of an operation that may hold trainable values: all but a batch norm's statistics.
+fn trainable_inputs(operation: &OperationIr) -> Vec<&TensorIr> {
+    match operation {
+        OperationIr::Module(ModuleOperationIr::BatchNorm(op)) => vec![&op.gamma, &op.beta],
+        operation => operation.inputs().collect(),
+    }
+}
+
+fn is_running_statistic(name: &str) -> bool {
+    matches!(name.rsplit('.').next(), Some("running_mean" | "running_var"))
+}
+
+/// An operation that multiplies activations by a weight.
+struct Product<'a> {
+    kind: LayerKind,
+    input: &'a TensorIr,
+    weight: &'a TensorIr,
+    bias: Option<&'a TensorIr>,
+    output: &'a TensorIr,
+    stride: Vec<usize>,
+    groups: usize,
+}
+
+macro_rules! convolution {
+    ($kind:ident, $op:expr) => {
+        Some(Product {
+            kind: LayerKind::$kind,
+            input: &$op.x,
+            weight: &$op.weight,
+            bias: $op.bias.as_ref(),
+            output: &$op.out,
+            stride: $op.options.stride.to_vec(),
+            groups: $op.options.groups,
+        })
+    };
+}
+
+impl<'a> Product<'a> {
+    fn of(model: &CapturedModel, operation: &'a OperationIr) -> Option<Self> {
+        use ModuleOperationIr as Op;
+        match operation {
+            OperationIr::Module(Op::Conv1d(op)) => convolution!(Convolution, op),
+            OperationIr::Module(Op::Conv2d(op)) => convolution!(Convolution, op),
+            OperationIr::Module(Op::Conv3d(op)) => convolution!(Convolution, op),
+            OperationIr::Module(Op::ConvTranspose1d(op)) => convolution!(TransposedConvolution, op),
+            OperationIr::Module(Op::ConvTranspose2d(op)) => convolution!(TransposedConvolution, op),
+            OperationIr::Module(Op::ConvTranspose3d(op)) => convolution!(TransposedConvolution, op),
+            OperationIr::Module(Op::Linear(op)) => Some(Self::linear(&op.x, &op.weight, op.bias.as_ref(), &op.out)),
+            OperationIr::Float(_, FloatOperationIr::Matmul(op)) => {
+                model.parameter_of(&op.rhs).map(|_| Self::linear(&op.lhs, &op.rhs, None, &op.out))
+            }
+            _ => None,
+        }
+    }
+
+    fn linear(input: &'a TensorIr, weight: &'a TensorIr, bias: Option<&'a TensorIr>, output: &'a TensorIr) -> Self {
+        let kind = LayerKind::Linear;
+        Self { kind, input, weight, bias, output, stride: Vec::new(), groups: 1 }
+    }
+
+    /// Multiply-accumulates for the whole batch.
+    fn macs(&self) -> u64 {
+        let (positions, per_position) = match self.kind {
+            // Weight [out, in / groups, k...]: every output element sums over in / groups * k.
+            LayerKind::Convolution => (self.output, self.weight.shape[1..].iter().product()),
+            // Weight [in, out / groups, k...]: every input element feeds out / groups * k.
+            LayerKind::TransposedConvolution => (self.input, self.weight.shape[1..].iter().product()),
+            LayerKind::Linear => (self.output, self.input.shape.last().copied().unwrap_or(1)),
+        };
+        positions.shape.num_elements() as u64 * per_position as u64
+    }
+
+    fn cost(&self, model: &CapturedModel, index: usize) -> LayerCost {
+        let elements = |tensor: &TensorIr| tensor.shape.num_elements() as u64;
+        let name = match model.parameter_of(self.weight) {
+            Some(weight) => weight.name.strip_suffix(".weight").unwrap_or(weight.name).to_string(),
+            None if self.kind == LayerKind::Linear => format!("linear_{index}"),
+            None => format!("conv_{index}"),
+        };
+        LayerCost {
+            name,
+            kind: self.kind,
+            input: self.input.shape.to_vec(),
+            output: self.output.shape.to_vec(),
+            kernel: match self.kind {
+                LayerKind::Linear => Vec::new(),
+                _ => self.weight.shape[2..].to_vec(),
+            },
+            stride: self.stride.clone(),
+            groups: self.groups,
+            macs: Macs(self.macs() / model.batch() as u64),
+            parameters: elements(self.weight) + self.bias.map_or(0, elements),
+        }
+    }
+}
+
+/// Collects the module path of every parameter on the capture device.
+#[derive(Default)]
+struct ParameterNames {
+    path: Vec<String>,
+    names: BTreeMap<TensorId, String>,
+}
+
+impl ParameterNames {
+    fn of<M: Module>(model: &M) -> BTreeMap<TensorId, String> {
+        let mut names = Self::default();
+        model.visit(&mut names);
+        names.names
+    }
+
+    /// A tensor that two modules share keeps the path it was met at first.
+    fn insert(&mut self, id: Option<TensorId>) {
+        if let Some(id) = id {
+            self.names.entry(id).or_insert_with(|| self.path.join("."));
+        }
+    }
+}
+
+impl ModuleVisitor for ParameterNames {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let primitive = param.val().try_into_primitive::<CaptureBackend>();
+        self.insert(primitive.ok().map(|tensor| tensor.id()));
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let primitive = param.val().try_into_primitive::<CaptureBackend>();
+        self.insert(primitive.ok().map(|tensor| tensor.id()));
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        let primitive = param.val().try_into_primitive::<CaptureBackend>();
+        self.insert(primitive.ok().map(|tensor| tensor.id()));
+    }
+
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_string());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+}
