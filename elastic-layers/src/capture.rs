@@ -296,6 +296,11 @@ impl CapturedModel {
     /// and beta, but no running statistics. A parameter used twice counts once; of a sliced one,
     /// the slice counts.
     pub fn parameters(&self) -> u64 {
+        self.used_parameters().values().sum()
+    }
+
+    /// The elements in use of every trainable parameter that the forward uses, by module path.
+    pub fn used_parameters(&self) -> BTreeMap<&str, u64> {
         let mut used: BTreeMap<&str, u64> = BTreeMap::new();
         for operation in &self.operations {
             if rearranged(operation).is_some() {
@@ -310,7 +315,7 @@ impl CapturedModel {
                 }
             }
         }
-        used.values().sum()
+        used
     }
 }
 

@@ -1,0 +1,285 @@
+//! MobileNetV2 ([Sandler et al., 2018](https://arxiv.org/abs/1801.04381)), elastic in channels, resolution and depth.
+
+use std::ops::RangeInclusive;
+
+use burn::module::Module;
+use burn::nn::{Initializer, PaddingConfig2d};
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Backbone, Elastic, ElasticBatchNorm, ElasticBatchNormConfig, ElasticConv2d, ElasticConv2dConfig, ElasticLinear,
+    ElasticLinearConfig, ElasticResize, ElasticStack, SearchSpace, Size, SpaceError,
+};
+
+/// Blocks of one width, joined by shortcuts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Middle channels over input channels.
+    pub expansion: usize,
+    /// Output channels.
+    pub channels: usize,
+    /// Number of blocks.
+    pub blocks: usize,
+    /// Stride of the first block.
+    pub stride: usize,
+}
+
+impl Stage {
+    const fn new(expansion: usize, channels: usize, blocks: usize, stride: usize) -> Self {
+        Self { expansion, channels, blocks, stride }
+    }
+}
+
+/// Configuration of a [`MobileNetV2`] and its search space.
+///
+/// The dimensions are those of Table 4 of the paper: the channels of the stem and of every stage (blocks joined by a
+/// shortcut share them), the middle channels of every block that expands, the channels of the last convolution, the
+/// input resolution, and the depth in layers (stem, blocks, last convolution), of which repeated blocks can be dropped,
+/// the last first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MobileNetV2Config {
+    /// Channels of the images.
+    pub image_channels: usize,
+    /// Height and width of the images, in pixels; also the largest resolution.
+    pub image_size: usize,
+    /// Number of classes.
+    pub classes: usize,
+    /// Channels of the first convolution.
+    pub stem_channels: usize,
+    /// Stride of the first convolution.
+    pub stem_stride: usize,
+    /// The stages of blocks.
+    pub stages: Vec<Stage>,
+    /// Channels of the last convolution.
+    pub head_channels: usize,
+    /// Smallest resolution, in pixels.
+    pub min_resolution: usize,
+    /// Smallest number of channels over the base.
+    pub min_scale: f64,
+    /// Largest number of channels over the base.
+    pub max_scale: f64,
+    /// Distance between numbers of channels over the base.
+    pub scale_step: f64,
+}
+
+impl MobileNetV2Config {
+    /// The network of the paper, for colour images of 224 pixels.
+    pub fn imagenet(classes: usize) -> Self {
+        let stage = Stage::new;
+        Self {
+            image_channels: 3,
+            image_size: 224,
+            classes,
+            stem_channels: 32,
+            stem_stride: 2,
+            stages: vec![
+                stage(1, 16, 1, 1),
+                stage(6, 24, 2, 2),
+                stage(6, 32, 3, 2),
+                stage(6, 64, 4, 2),
+                stage(6, 96, 3, 1),
+                stage(6, 160, 3, 2),
+                stage(6, 320, 1, 1),
+            ],
+            head_channels: 1280,
+            min_resolution: 96,
+            min_scale: 0.2,
+            max_scale: 1.5,
+            scale_step: 0.05,
+        }
+    }
+
+    /// A network of the same kind for images of about 28 pixels.
+    pub fn small(image_channels: usize, image_size: usize, classes: usize) -> Self {
+        let stage = Stage::new;
+        Self {
+            image_channels,
+            image_size,
+            classes,
+            stem_channels: 16,
+            stem_stride: 2,
+            stages: vec![stage(1, 8, 1, 1), stage(6, 16, 2, 1), stage(6, 24, 3, 2), stage(6, 32, 2, 1)],
+            head_channels: 128,
+            min_resolution: image_size.div_ceil(2),
+            ..Self::imagenet(classes)
+        }
+    }
+
+    fn check(&self) -> Result<(), SpaceError> {
+        let fail = |what, expected: &str, found: String| {
+            Err(SpaceError::Backbone { what, expected: expected.into(), found })
+        };
+        let sizes = [self.image_channels, self.image_size, self.classes, self.stem_channels, self.head_channels];
+        if sizes.contains(&0) {
+            return fail("MobileNetV2 sizes", "at least 1", format!("{sizes:?}"));
+        }
+        if self.stages.is_empty() {
+            return fail("MobileNetV2 stages", "at least one", "none".into());
+        }
+        for stage in &self.stages {
+            let Stage { expansion, channels, blocks, stride } = *stage;
+            if [expansion, channels, blocks, stride].contains(&0) {
+                return fail("MobileNetV2 stage", "numbers of at least 1", format!("{stage:?}"));
+            }
+        }
+        if !(self.scale_step > 0.0 && self.min_scale > 0.0 && self.min_scale <= 1.0 && self.max_scale >= 1.0) {
+            let found = format!("{} to {} in steps of {}", self.min_scale, self.max_scale, self.scale_step);
+            return fail("MobileNetV2 scale", "a positive step, and a range around 1", found);
+        }
+        Ok(())
+    }
+
+    fn scales(&self) -> RangeInclusive<f64> {
+        self.min_scale..=self.max_scale
+    }
+
+    /// Adds the dimensions to a space and builds the supernet; in a space that is
+    /// [pinned](SearchSpace::pinned), the static network of that architecture.
+    ///
+    /// # Errors
+    /// If the configuration makes no network, or the space has dimensions of these names.
+    pub fn init(&self, space: &mut SearchSpace, device: &Device) -> Result<MobileNetV2, SpaceError> {
+        self.check()?;
+        let channels = |space: &mut SearchSpace, name: String, base| {
+            space.channels(name, base).scale(self.scales()).step(self.scale_step).add()
+        };
+        let repeats: usize = self.stages.iter().map(|stage| stage.blocks - 1).sum();
+        let layers = self.stages.len() + 2 + repeats;
+        let resolution =
+            space.resolution("resolution", self.image_size).range(self.min_resolution..=self.image_size).add()?;
+        let depth = space.depth("depth", layers).range(layers - repeats..=layers).add()?;
+        let stem = channels(space, "stem".into(), self.stem_channels)?;
+
+        let mut input = (stem.clone(), self.stem_channels);
+        // Layers before a stage when everything that can be dropped behind it has been dropped.
+        let mut before = layers - repeats - 1;
+        let mut stages = Vec::new();
+        for (number, stage) in self.stages.iter().enumerate() {
+            let output = channels(space, format!("stage{}", number + 1), stage.channels)?;
+            let mut blocks = Vec::new();
+            for block in 0..stage.blocks {
+                let middle = match stage.expansion {
+                    1 => None,
+                    expansion => Some(channels(
+                        space,
+                        format!("stage{}.block{}", number + 1, block + 1),
+                        input.1 * expansion,
+                    )?),
+                };
+                let stride = if block == 0 { stage.stride } else { 1 };
+                let shortcut = block > 0;
+                blocks.push(InvertedResidual::new([input.0, output.clone()], middle, stride, shortcut, device));
+                input = (output.clone(), stage.channels);
+            }
+            stages.push(ElasticStack::new(blocks).with_depth(depth.clone(), before, 1));
+            before += stage.blocks - 1;
+        }
+        let last = channels(space, "head".into(), self.head_channels)?;
+        Ok(MobileNetV2 {
+            resize: ElasticResize::new(resolution),
+            stem: ConvNorm::new(&conv([self.image_channels.into(), stem], 3, self.stem_stride), true, device),
+            stages,
+            head: ConvNorm::new(&conv([input.0, last.clone()], 1, 1), true, device),
+            // As torchvision's: N(0, 0.01) and a bias of 0, which Burn's initialiser cannot tell apart.
+            classifier: ElasticLinearConfig::new(last, self.classes).init(device),
+        })
+    }
+}
+
+fn conv(channels: [Size; 2], kernel: usize, stride: usize) -> ElasticConv2dConfig {
+    ElasticConv2dConfig::new(channels, [kernel; 2]).with_stride([stride; 2]).with_padding(padding(kernel))
+}
+
+fn padding(kernel: usize) -> PaddingConfig2d {
+    let pad = kernel / 2;
+    PaddingConfig2d::Explicit(pad, pad, pad, pad)
+}
+
+/// Convolution, batch norm and, unless it ends a block, ReLU6.
+#[derive(Module, Elastic, Debug)]
+struct ConvNorm {
+    conv: ElasticConv2d,
+    norm: ElasticBatchNorm,
+    activation: bool,
+}
+
+impl ConvNorm {
+    fn new(conv: &ElasticConv2dConfig, activation: bool, device: &Device) -> Self {
+        let initializer = Initializer::KaimingNormal { gain: std::f64::consts::SQRT_2, fan_out_only: true };
+        let conv = conv.clone().with_bias(false).with_initializer(initializer);
+        let norm = ElasticBatchNormConfig::new(conv.outputs().clone()).init(device);
+        Self { conv: conv.init(device), norm, activation }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = self.norm.forward(self.conv.forward(x));
+        if self.activation { x.clamp(0.0, 6.0) } else { x }
+    }
+}
+
+/// The block of MobileNetV2: expand, filter each channel, project.
+#[derive(Module, Elastic, Debug)]
+struct InvertedResidual {
+    expand: Option<ConvNorm>,
+    filter: ConvNorm,
+    project: ConvNorm,
+    shortcut: bool,
+}
+
+impl InvertedResidual {
+    fn new(
+        [input, output]: [Size; 2],
+        middle: Option<Size>,
+        stride: usize,
+        shortcut: bool,
+        device: &Device,
+    ) -> Self {
+        let expand = middle
+            .as_ref()
+            .map(|middle| ConvNorm::new(&conv([input.clone(), middle.clone()], 1, 1), true, device));
+        let middle = middle.unwrap_or(input);
+        let filter = ElasticConv2dConfig::depthwise(middle.clone(), [3, 3])
+            .with_stride([stride; 2])
+            .with_padding(padding(3));
+        Self {
+            expand,
+            filter: ConvNorm::new(&filter, true, device),
+            project: ConvNorm::new(&conv([middle, output], 1, 1), false, device),
+            shortcut,
+        }
+    }
+
+    fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+        let x = match &self.expand {
+            Some(expand) => expand.forward(input.clone()),
+            None => input.clone(),
+        };
+        let x = self.project.forward(self.filter.forward(x));
+        if self.shortcut { input + x } else { x }
+    }
+}
+
+/// MobileNetV2; made by [`MobileNetV2Config`].
+#[derive(Module, Elastic, Debug)]
+pub struct MobileNetV2 {
+    resize: ElasticResize,
+    stem: ConvNorm,
+    stages: Vec<ElasticStack<InvertedResidual>>,
+    head: ConvNorm,
+    classifier: ElasticLinear,
+}
+
+impl Backbone for MobileNetV2 {
+    fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let x = self.stem.forward(self.resize.forward(images));
+        let x = self
+            .stages
+            .iter()
+            .fold(x, |x, stage| stage.iter().fold(x, |x, block| block.forward(x)));
+        let x = self.head.forward(x);
+        self.classifier.forward(x.mean_dims(&[2, 3]).flatten(1, 3))
+    }
+}

@@ -1,0 +1,69 @@
+//! Elastic depth.
+
+use burn::module::Module;
+
+use crate::{Adaptation, AxesVisitor, Elastic, Size};
+
+/// Blocks in a row, of which the last ones can be dropped.
+///
+/// The first blocks are kept and the others left out, so that what is dropped must not change the shape: repeated
+/// blocks with a shortcut (figure 1c of the paper). Several stacks can share one depth dimension: each counts the
+/// layers of the network that come before its own.
+#[derive(Module, Debug)]
+pub struct ElasticStack<M: Module> {
+    blocks: Vec<M>,
+    #[module(skip)]
+    depth: Size,
+    before: usize,
+    least: usize,
+    active: usize,
+}
+
+impl<M: Module> ElasticStack<M> {
+    /// All blocks, always.
+    pub fn new(blocks: Vec<M>) -> Self {
+        let count = blocks.len();
+        Self { blocks, depth: Size::Fixed(count), before: 0, least: 0, active: count }
+    }
+
+    /// Keeps `depth - before` blocks, at least `least` and at most all.
+    pub fn with_depth(self, depth: Size, before: usize, least: usize) -> Self {
+        let mut stack = Self { depth, before, least, ..self };
+        stack.active = stack.count_at(stack.depth.max());
+        stack
+    }
+
+    /// The blocks of this view, in order.
+    ///
+    /// ```ignore
+    /// let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
+    /// ```
+    pub fn iter(&self) -> impl Iterator<Item = &M> {
+        self.blocks[..self.active].iter()
+    }
+
+    fn count_at(&self, depth: usize) -> usize {
+        depth.saturating_sub(self.before).max(self.least).min(self.blocks.len())
+    }
+}
+
+impl<M: Elastic> Elastic for ElasticStack<M> {
+    fn adapt(&self, adaptation: &Adaptation<'_>) -> Self {
+        let blocks = self.blocks.adapt(adaptation);
+        match adaptation {
+            Adaptation::Select(architecture) => {
+                let active = self.count_at(self.depth.at(architecture));
+                Self { blocks, active, depth: self.depth.clone(), ..*self }
+            }
+            Adaptation::Materialize(architecture) => {
+                let active = self.count_at(self.depth.at(architecture));
+                Self::new(blocks.into_iter().take(active).collect())
+            }
+            Adaptation::Statistics(_) => Self { blocks, depth: self.depth.clone(), ..*self },
+        }
+    }
+
+    fn visit_axes(&self, visitor: &mut AxesVisitor) {
+        self.blocks.visit_axes(visitor);
+    }
+}
