@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use burn::backend::capture::{CaptureBackend, CompletedCaptureScope, TensorId};
-use burn::backend::ir::{BaseOperationIr, FloatOperationIr, ModuleOperationIr, OperationIr, TensorIr};
+use burn::backend::ir::{
+    BaseOperationIr, FloatOperationIr, ModuleOperationIr, NumericOperationIr, OperationIr, TensorIr,
+};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use serde::Serialize;
@@ -278,6 +280,20 @@ impl CapturedModel {
         }
     }
 
+    /// The parameter that is added to every row of `product`, where one is.
+    fn bias_added_to(&self, product: &TensorIr) -> Option<&TensorIr> {
+        let width = product.shape.last().copied()? as u64;
+        self.operations.iter().find_map(|operation| {
+            let OperationIr::NumericFloat(_, NumericOperationIr::Add(op)) = operation else { return None };
+            let bias = match product.id {
+                id if id == op.lhs.id => &op.rhs,
+                id if id == op.rhs.id => &op.lhs,
+                _ => return None,
+            };
+            self.parameter_of(bias).filter(|parameter| parameter.elements == width).map(|_| bias)
+        })
+    }
+
     /// The layers that multiply, in execution order.
     pub fn layers(&self) -> Vec<LayerCost> {
         self.operations
@@ -377,7 +393,7 @@ macro_rules! convolution {
 }
 
 impl<'a> Product<'a> {
-    fn of(model: &CapturedModel, operation: &'a OperationIr) -> Option<Self> {
+    fn of(model: &'a CapturedModel, operation: &'a OperationIr) -> Option<Self> {
         use ModuleOperationIr as Op;
         match operation {
             OperationIr::Module(Op::Conv1d(op)) => convolution!(Convolution, op),
@@ -387,9 +403,10 @@ impl<'a> Product<'a> {
             OperationIr::Module(Op::ConvTranspose2d(op)) => convolution!(TransposedConvolution, op),
             OperationIr::Module(Op::ConvTranspose3d(op)) => convolution!(TransposedConvolution, op),
             OperationIr::Module(Op::Linear(op)) => Some(Self::linear(&op.x, &op.weight, op.bias.as_ref(), &op.out)),
-            OperationIr::Float(_, FloatOperationIr::Matmul(op)) => {
-                model.parameter_of(&op.rhs).map(|_| Self::linear(&op.lhs, &op.rhs, None, &op.out))
-            }
+            // Burn records a linear layer as a matrix product and an addition.
+            OperationIr::Float(_, FloatOperationIr::Matmul(op)) => model
+                .parameter_of(&op.rhs)
+                .map(|_| Self::linear(&op.lhs, &op.rhs, model.bias_added_to(&op.out), &op.out)),
             _ => None,
         }
     }
