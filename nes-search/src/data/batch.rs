@@ -11,13 +11,13 @@ use super::{ImageSet, Normalization};
 ///
 /// # Shapes
 ///
-/// - `images`: [batch, channels, height, width]
-/// - `labels`: [batch]
+/// - `images`: `[batch, channels, height, width]`
+/// - `labels`: `[batch]`
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Normalised pixels: [batch, channels, height, width].
+    /// Normalised pixels: `[batch, channels, height, width]`.
     pub images: Tensor<4>,
-    /// Class of each image: [batch].
+    /// Class of each image: `[batch]`.
     pub labels: Tensor<1, Int>,
 }
 
@@ -61,8 +61,8 @@ impl Augment {
 ///
 /// # Shapes
 ///
-/// - `indices`: [batch], positions in `set`
-/// - result: images [batch, channels, height, width], labels [batch]
+/// - `indices`: `[batch]`, positions in `set`
+/// - result: images `[batch, channels, height, width]`, labels `[batch]`
 ///
 /// # Panics
 ///
@@ -84,7 +84,7 @@ pub fn batch(
     }
 }
 
-/// Normalised pixels of a batch: [batch, channels, height, width].
+/// Normalised pixels of a batch: `[batch, channels, height, width]`.
 fn gather(
     set: &ImageSet,
     indices: &[usize],

@@ -25,10 +25,10 @@ pub struct ImageSet {
 
 #[derive(Debug)]
 struct Store {
-    /// [images, channels, height, width]
+    /// `[images, channels, height, width]`
     pixels: Vec<u8>,
     labels: Vec<usize>,
-    /// [channels, height, width]
+    /// `[channels, height, width]`
     image_shape: [usize; 3],
     class_names: Vec<String>,
 }
@@ -38,8 +38,8 @@ impl ImageSet {
     ///
     /// # Shapes
     ///
-    /// - `pixels`: brightness, 0 to 255, as [images, channels, height, width] in row-major order, the lengths being `shape`
-    /// - `labels`: [images], each below the number of class names
+    /// - `pixels`: brightness, 0 to 255, as `[images, channels, height, width]` in row-major order, the lengths being `shape`
+    /// - `labels`: `[images]`, each below the number of class names
     ///
     /// # Errors
     ///
@@ -75,13 +75,13 @@ impl ImageSet {
         self.images.len()
     }
 
-    /// Lengths of the axes: [images, channels, height, width].
+    /// Lengths of the axes: `[images, channels, height, width]`.
     pub fn shape(&self) -> [usize; 4] {
         let [channels, height, width] = self.store.image_shape;
         [self.len(), channels, height, width]
     }
 
-    /// Bytes of the image at a position, as [channels, height, width] in row-major order.
+    /// Bytes of the image at a position, as `[channels, height, width]` in row-major order.
     ///
     /// # Panics
     ///
@@ -213,8 +213,8 @@ impl ImageData {
     /// The four IDX files of a set like MNIST, each plain or with `.gz` at the end of its name:
     /// `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte`, `t10k-labels-idx1-ubyte`.
     ///
-    /// If the directory has a file `classes.txt`, its lines name the classes, label 0 first. Without it, there are as many
-    /// classes as the largest training label says, and each is named by its label in digits.
+    /// If the directory has a file `classes.txt`, its lines name the classes, label 0 first. Without it, there is one
+    /// class for each label from 0 to the largest of the training labels, named by the label in digits.
     ///
     /// # Errors
     ///

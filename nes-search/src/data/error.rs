@@ -92,7 +92,7 @@ pub enum DataError {
     /// Pixels or labels do not fill the shape that was given with them.
     #[error("an image set of shape {shape:?} needs {expected} {what}, found {found}")]
     ShapeMismatch {
-        /// The shape: [images, channels, height, width].
+        /// The shape: `[images, channels, height, width]`.
         shape: [usize; 4],
         /// What was counted.
         what: &'static str,
@@ -116,7 +116,7 @@ pub enum DataError {
     /// A set without images was asked for.
     #[error("an image set needs at least one image, channel and pixel, found shape {shape:?}")]
     Empty {
-        /// The shape: [images, channels, height, width].
+        /// The shape: `[images, channels, height, width]`.
         shape: [usize; 4],
     },
 

@@ -127,7 +127,7 @@ pub struct IdxImages {
     pub height: usize,
     /// Width, in pixels.
     pub width: usize,
-    /// Brightness, 0 to 255, as [images, height, width] in row-major order.
+    /// Brightness, 0 to 255, as `[images, height, width]` in row-major order.
     pub pixels: Vec<u8>,
 }
 

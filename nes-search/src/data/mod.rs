@@ -4,9 +4,9 @@
 //! [`batch()`] turns positions in a set into tensors on a device, and [`EpochSampler`] says which positions come next.
 //!
 //! Batches are gathered here and not by a framework's data loader for two reasons. The sets are bytes that fit in memory,
-//! so a batch is one table look-up per pixel, faster than handing items through worker threads. And every random decision
-//! (the order of the images, each flip and shift) comes from an explicit [`ChaCha8Rng`](rand_chacha::ChaCha8Rng) whose state
-//! is serialised with the checkpoint, so a resumed run sees bit for bit the batches that an uninterrupted one would have seen.
+//! so a batch is one table look-up per pixel and needs no worker threads. And every random decision (the order of the
+//! images, each flip and shift) comes from an explicit [`ChaCha8Rng`](rand_chacha::ChaCha8Rng) whose state is serialised
+//! with the checkpoint, so a resumed run sees bit for bit the batches that an uninterrupted one would have seen.
 
 mod batch;
 mod dataset;

@@ -10,9 +10,9 @@ use super::{DataError, ImageSet};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
 pub struct Normalization {
-    /// Mean of each channel: [channels].
+    /// Mean of each channel: `[channels]`.
     pub mean: Vec<f32>,
-    /// Standard deviation of each channel, above 0: [channels].
+    /// Standard deviation of each channel, above 0: `[channels]`.
     pub std: Vec<f32>,
 }
 
