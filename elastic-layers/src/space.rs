@@ -87,7 +87,7 @@ impl SearchSpace {
                 return Err(ArchitectureError::Value { name, min, max, step, found });
             }
         }
-        Ok(self.from_valid(values))
+        Ok(self.of_values(values))
     }
 
     /// The architecture of a file.
@@ -122,12 +122,12 @@ impl SearchSpace {
     /// If there are more or fewer hyperparameters than dimensions.
     pub fn at_params(&self, params: &[f64]) -> Architecture {
         assert_eq!(params.len(), self.dims.len(), "one hyperparameter per dimension");
-        self.from_valid(self.dims.iter().zip(params).map(|(dim, &h)| dim.at_param(h)).collect())
+        self.of_values(self.dims.iter().zip(params).map(|(dim, &h)| dim.at_param(h)).collect())
     }
 
     /// The architecture with every dimension at the value nearest below what `value` gives, clamped.
     pub fn with_values(&self, value: impl Fn(&ElasticDim) -> usize) -> Architecture {
-        self.from_valid(self.dims.iter().map(|dim| dim.at_level(dim.level_of(value(dim)))).collect())
+        self.of_values(self.dims.iter().map(|dim| dim.at_level(dim.level_of(value(dim)))).collect())
     }
 
     /// The backbone as its authors made it.
@@ -150,7 +150,7 @@ impl SearchSpace {
         self.dims.iter().map(|dim| (dim.levels() as f64).log10()).sum()
     }
 
-    fn from_valid(&self, values: Vec<usize>) -> Architecture {
+    fn of_values(&self, values: Vec<usize>) -> Architecture {
         Architecture::new_unchecked(self.dims.clone(), values)
     }
 }
