@@ -164,7 +164,13 @@ impl Elastic for ElasticBatchNorm {
                 statistics: *statistics,
                 ..self.clone()
             },
-            Adaptation::Statistics(statistics) => Self { statistics: *statistics, ..self.clone() },
+            Adaptation::Statistics(statistics) => {
+                if matches!(self.statistics, Statistics::Calibrate { .. }) {
+                    // Burn holds an update back until a synchronised read, which inference and saving are not.
+                    let _ = (self.running_mean.value_sync(), self.running_var.value_sync());
+                }
+                Self { statistics: *statistics, ..self.clone() }
+            }
         }
     }
 
