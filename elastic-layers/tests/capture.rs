@@ -141,9 +141,9 @@ impl Sliced {
         use burn::tensor::module;
         use burn::tensor::ops::ConvOptions;
         let weight = self.conv.weight.val().slice([0..5, 0..3]);
-        let bias = self.conv.bias.as_ref().map(|bias| bias.val().slice([0..5]));
+        let bias = self.conv.bias.as_ref().map(|bias| bias.val().slice(0..5));
         let x = module::conv2d(images, weight, bias, ConvOptions::new([1, 1], [0, 0], [1, 1], 1));
-        let narrow = |tensor: Tensor<1>| tensor.slice([0..5]);
+        let narrow = |tensor: Tensor<1>| tensor.slice(0..5);
         let x = module::batch_norm(
             x,
             narrow(self.norm.gamma.val()),

@@ -4,13 +4,13 @@ use elastic_layers::{Architecture, SearchSpace, Size, SpaceError};
 
 fn space() -> SearchSpace {
     let mut space = SearchSpace::new();
-    space.channels("stem", 8).range(4..=12).step_by(2).add().unwrap();
-    space.resolution("resolution", 28).range(14..=28).add().unwrap();
+    space.channels("stem", 8).range(4..=12).step_by(2).add().expect("a valid dimension");
+    space.resolution("resolution", 28).range(14..=28).add().expect("a valid dimension");
     space
 }
 
 fn architecture() -> Architecture {
-    space().architecture([6, 20]).unwrap()
+    space().architecture([6, 20]).expect("values of the space")
 }
 
 #[test]
