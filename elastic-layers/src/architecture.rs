@@ -138,7 +138,9 @@ pub enum ArchitectureError {
         found: usize,
     },
     /// A dimension of another name or kind.
-    #[error("the architecture is of another search space: dimension {index} expected \"{expected}\", found \"{found}\"")]
+    #[error(
+        "the architecture is of another search space: dimension {index} expected \"{expected}\", found \"{found}\""
+    )]
     Name {
         /// Position.
         index: usize,

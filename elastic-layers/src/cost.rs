@@ -93,7 +93,8 @@ impl CostModel {
         M: Backbone,
         F: Fn(&Device) -> Result<M, SpaceError> + Send + Sync + 'static,
     {
-        let structural = (0..space.dims().len()).filter(|&index| space.dims()[index].kind != DimKind::Channels).collect();
+        let structural =
+            (0..space.dims().len()).filter(|&index| space.dims()[index].kind != DimKind::Channels).collect();
         let space = space.clone();
         let tracer = move |architecture: &Architecture| {
             // The widest network of that resolution and depth: every layer that runs, at full size.

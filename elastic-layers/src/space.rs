@@ -125,6 +125,16 @@ impl SearchSpace {
         self.of_values(self.dims.iter().zip(params).map(|(dim, &h)| dim.at_param(h)).collect())
     }
 
+    /// The architecture with every dimension at the given level, `0` being the smallest; levels beyond the last give the
+    /// largest.
+    ///
+    /// # Panics
+    /// If there are more or fewer levels than dimensions.
+    pub fn at_levels(&self, levels: &[usize]) -> Architecture {
+        assert_eq!(levels.len(), self.dims.len(), "one level per dimension");
+        self.of_values(self.dims.iter().zip(levels).map(|(dim, &level)| dim.at_level(level)).collect())
+    }
+
     /// The architecture with every dimension at the value nearest below what `value` gives, clamped.
     pub fn with_values(&self, value: impl Fn(&ElasticDim) -> usize) -> Architecture {
         self.of_values(self.dims.iter().map(|dim| dim.at_level(dim.level_of(value(dim)))).collect())

@@ -16,9 +16,8 @@ fn recalibrated_statistics_are_the_mean_over_all_batches_and_inference_uses_them
     let norm = ElasticBatchNormConfig::new(1).init(&Device::default());
     let calibrated = recalibrate(&norm, BATCHES.map(batch), |norm, images| drop(norm.forward(images)));
     let output = calibrated.forward(batch([4.0, 4.0 + 2.5f32.sqrt()]));
-    output.into_data().assert_approx_eq::<f32>(
-        &TensorData::new(vec![0.0f32, 1.0], [2, 1, 1, 1]),
-        Tolerance::absolute(1e-4),
-    );
+    output
+        .into_data()
+        .assert_approx_eq::<f32>(&TensorData::new(vec![0.0f32, 1.0], [2, 1, 1, 1]), Tolerance::absolute(1e-4));
     assert_eq!(norm.num_params(), calibrated.num_params());
 }

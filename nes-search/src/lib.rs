@@ -1,3 +1,27 @@
-//! placeholder
+//! NES search of channels, resolution and depth, jointly with the weights, under a budget.
 
+pub mod baselines;
+mod blueprint;
+mod budget;
 pub mod data;
+mod estimator;
+mod evaluate;
+mod observer;
+mod optimizer;
+mod params;
+mod projection;
+pub mod rng;
+mod train;
+
+// Burn's derive of `RecordState` looks for these at the root of the crate that uses it.
+use burn::optim::{RecordState, StateSink, StateSource};
+
+pub use blueprint::Blueprint;
+pub use budget::{Budget, BudgetError, Penalty, Phi};
+pub use estimator::{Estimator, Sampling, Shaping};
+pub use evaluate::{Evaluation, batch_loss, evaluate};
+pub use observer::{Observer, Progress};
+pub use optimizer::{Nes, NesConfig, NesState};
+pub use params::ArchParams;
+pub use projection::{LEAST_SHARE, Projection, ProjectionError};
+pub use train::{SgdSettings, TrainSettings, Trained, train};

@@ -109,9 +109,8 @@ impl MobileNetV2Config {
     }
 
     fn check(&self) -> Result<(), SpaceError> {
-        let fail = |what, expected: &str, found: String| {
-            Err(SpaceError::Backbone { what, expected: expected.into(), found })
-        };
+        let fail =
+            |what, expected: &str, found: String| Err(SpaceError::Backbone { what, expected: expected.into(), found });
         let sizes = [self.image_channels, self.image_size, self.classes, self.stem_channels, self.head_channels];
         if sizes.contains(&0) {
             return fail("MobileNetV2 sizes", "at least 1", format!("{sizes:?}"));
@@ -163,11 +162,9 @@ impl MobileNetV2Config {
             for block in 0..stage.blocks {
                 let middle = match stage.expansion {
                     1 => None,
-                    expansion => Some(channels(
-                        space,
-                        format!("stage{}.block{}", number + 1, block + 1),
-                        input.1 * expansion,
-                    )?),
+                    expansion => {
+                        Some(channels(space, format!("stage{}.block{}", number + 1, block + 1), input.1 * expansion)?)
+                    }
                 };
                 let stride = if block == 0 { stage.stride } else { 1 };
                 let shortcut = block > 0;
@@ -230,20 +227,12 @@ struct InvertedResidual {
 }
 
 impl InvertedResidual {
-    fn new(
-        [input, output]: [Size; 2],
-        middle: Option<Size>,
-        stride: usize,
-        shortcut: bool,
-        device: &Device,
-    ) -> Self {
-        let expand = middle
-            .as_ref()
-            .map(|middle| ConvNorm::new(&conv([input.clone(), middle.clone()], 1, 1), true, device));
+    fn new([input, output]: [Size; 2], middle: Option<Size>, stride: usize, shortcut: bool, device: &Device) -> Self {
+        let expand =
+            middle.as_ref().map(|middle| ConvNorm::new(&conv([input.clone(), middle.clone()], 1, 1), true, device));
         let middle = middle.unwrap_or(input);
-        let filter = ElasticConv2dConfig::depthwise(middle.clone(), [3, 3])
-            .with_stride([stride; 2])
-            .with_padding(padding(3));
+        let filter =
+            ElasticConv2dConfig::depthwise(middle.clone(), [3, 3]).with_stride([stride; 2]).with_padding(padding(3));
         Self {
             expand,
             filter: ConvNorm::new(&filter, true, device),
@@ -275,10 +264,7 @@ pub struct MobileNetV2 {
 impl Backbone for MobileNetV2 {
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         let x = self.stem.forward(self.resize.forward(images));
-        let x = self
-            .stages
-            .iter()
-            .fold(x, |x, stage| stage.iter().fold(x, |x, block| block.forward(x)));
+        let x = self.stages.iter().fold(x, |x, stage| stage.iter().fold(x, |x, block| block.forward(x)));
         let x = self.head.forward(x);
         self.classifier.forward(x.mean_dims(&[2, 3]).flatten(1, 3))
     }

@@ -112,8 +112,8 @@ impl ElasticBatchNorm {
     fn forward_running<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
         let device = input.device();
         let [gamma, beta] = self.scale_and_shift();
-        let [mean, var] = [&self.running_mean, &self.running_var]
-            .map(|state| crop(state.value().to_device(&device), [self.active]));
+        let [mean, var] =
+            [&self.running_mean, &self.running_var].map(|state| crop(state.value().to_device(&device), [self.active]));
         batch_norm(input, gamma, beta, mean, var, self.epsilon)
     }
 

@@ -35,8 +35,9 @@ impl ElasticResize {
         if [height, width] == [self.active; 2] {
             return images;
         }
-        let options =
-            InterpolateOptions::new(InterpolateMode::Bilinear).with_align_corners(false).with_output_size([self.active; 2]);
+        let options = InterpolateOptions::new(InterpolateMode::Bilinear)
+            .with_align_corners(false)
+            .with_output_size([self.active; 2]);
         interpolate(images, options)
     }
 }

@@ -1,0 +1,138 @@
+use ndarray::{Array1, ArrayD, Axis, Ix1};
+
+use crate::graph::{Attribute, Graph, Node, ValueId};
+
+/// Folds a batch norm into the convolution or linear layer that feeds it, and it alone.
+///
+/// With `s = gamma / sqrt(var + epsilon)`: the weights of an output channel are multiplied by its `s`, and the bias
+/// becomes `(bias - mean) * s + beta`. Computed in `f64`.
+pub(crate) fn fold_batch_norm(graph: &mut Graph) {
+    let mut index = 0;
+    while index < graph.nodes.len() {
+        if graph.nodes[index].op == "BatchNormalization" && fold(graph, index).is_some() {
+            graph.nodes.remove(index);
+        } else {
+            index += 1;
+        }
+    }
+}
+
+/// Moves the norm at `index` into its producer; the norm's output becomes the producer's.
+fn fold(graph: &mut Graph, index: usize) -> Option<()> {
+    let norm = graph.nodes[index].clone();
+    let producer = graph.sole_producer(norm.input(0)?)?;
+    let target = graph.nodes[producer].clone();
+    let out_axis = match target.op {
+        "Conv" => Axis(0),
+        "Gemm" => Axis(1),
+        _ => return None,
+    };
+    let (weight, bias) = (target.input(1)?, target.input(2));
+    let Affine { scale, shift } = Affine::of(graph, &norm)?;
+    let mut folded = graph.floats(weight)?.clone();
+    for (mut channel, scale) in folded.axis_iter_mut(out_axis).zip(&scale) {
+        channel.mapv_inplace(|value| (f64::from(value) * scale) as f32);
+    }
+    let old_bias = match bias {
+        Some(bias) => doubles(graph, bias)?,
+        None => Array1::zeros(scale.len()),
+    };
+    let new_bias: ArrayD<f32> = (old_bias * &scale + shift).mapv(|value| value as f32).into_dyn();
+
+    let module = target.module.clone().unwrap_or_default();
+    let weight = graph.add_floats(graph.value(weight).name.clone(), folded);
+    let bias_value = graph.add_floats(format!("{module}.bias"), new_bias);
+    let node = &mut graph.nodes[producer];
+    node.inputs = vec![node.inputs[0], Some(weight), Some(bias_value)];
+    node.doc = folded_doc(bias.is_some(), norm.module.as_deref());
+    node.output = norm.output;
+    Some(())
+}
+
+/// How a node says what its bias was made of: a script that counts the model's parameters needs to know.
+fn folded_doc(had_bias: bool, norm: Option<&str>) -> String {
+    let what = if had_bias { "bias and batch norm" } else { "batch norm" };
+    format!("{what} folded in: {}", norm.unwrap_or("unnamed"))
+}
+
+/// A batch norm with given statistics: `x * scale + shift`, per channel.
+struct Affine {
+    scale: Array1<f64>,
+    shift: Array1<f64>,
+}
+
+impl Affine {
+    fn of(graph: &Graph, norm: &Node) -> Option<Self> {
+        let Some(Attribute::Float(epsilon)) = norm.attribute("epsilon") else { return None };
+        let epsilon = f64::from(*epsilon);
+        let [gamma, beta, mean, variance] = [1, 2, 3, 4].map(|input| doubles(graph, norm.input(input)?));
+        let scale = gamma? / (variance? + epsilon).mapv(f64::sqrt);
+        let shift = beta? - mean? * &scale;
+        Some(Self { scale, shift })
+    }
+}
+
+fn doubles(graph: &Graph, id: ValueId) -> Option<Array1<f64>> {
+    graph.floats(id)?.mapv(f64::from).into_dimensionality::<Ix1>().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::testing::{append, array, graph, ops, with};
+
+    fn norm(graph: &mut Graph, input: ValueId, shape: &[usize]) -> ValueId {
+        let gamma = graph.add_floats("gamma", array(&[2], &[2.0, 3.0]));
+        let beta = graph.add_floats("beta", array(&[2], &[0.5, -0.5]));
+        let mean = graph.add_floats("mean", array(&[2], &[1.0, 2.0]));
+        let variance = graph.add_floats("variance", array(&[2], &[3.0, 15.0]));
+        let output = append(graph, "BatchNormalization", &[input, gamma, beta, mean, variance], shape);
+        with(graph, "epsilon", Attribute::Float(1.0));
+        output
+    }
+
+    #[test]
+    fn a_convolution_takes_the_norm_in() {
+        let mut graph = graph(&[1, 1, 2, 2]);
+        let input = graph.input;
+        let weight = graph.add_floats("conv.weight", array(&[2, 1, 1, 1], &[4.0, 8.0]));
+        let x = append(&mut graph, "Conv", &[input, weight], &[1, 2, 2, 2]);
+        graph.nodes[0].module = Some("conv".to_string());
+        let output = norm(&mut graph, x, &[1, 2, 2, 2]);
+        fold_batch_norm(&mut graph);
+        // Scales 2 / sqrt(4) = 1 and 3 / sqrt(16) = 0.75.
+        assert_eq!(ops(&graph), ["Conv"]);
+        let conv = &graph.nodes[0];
+        assert_eq!(conv.output, output);
+        let constant = |index| graph.floats(conv.input(index).expect("an input")).expect("floats").clone();
+        assert_eq!(constant(1), array(&[2, 1, 1, 1], &[4.0, 6.0]));
+        assert_eq!(constant(2), array(&[2], &[0.5 - 1.0, -0.5 - 1.5]));
+        assert_eq!(conv.doc, "batch norm folded in: unnamed");
+    }
+
+    #[test]
+    fn a_linear_layer_keeps_its_bias_within_the_new_one() {
+        let mut graph = graph(&[1, 1]);
+        let input = graph.input;
+        let weight = graph.add_floats("head.weight", array(&[1, 2], &[4.0, 8.0]));
+        let bias = graph.add_floats("head.bias", array(&[2], &[10.0, 20.0]));
+        let x = append(&mut graph, "Gemm", &[input, weight, bias], &[1, 2]);
+        norm(&mut graph, x, &[1, 2]);
+        fold_batch_norm(&mut graph);
+        assert_eq!(ops(&graph), ["Gemm"]);
+        let bias = graph.floats(graph.nodes[0].input(2).expect("a bias")).expect("floats");
+        assert_eq!(*bias, array(&[2], &[10.0 - 0.5, 15.0 - 2.0]));
+    }
+
+    #[test]
+    fn a_norm_stays_where_its_input_has_other_readers_or_no_weights() {
+        let mut graph = graph(&[1, 2, 2, 2]);
+        let input = graph.input;
+        let weight = graph.add_floats("conv.weight", array(&[2, 2, 1, 1], &[1.0; 4]));
+        let x = append(&mut graph, "Conv", &[input, weight], &[1, 2, 2, 2]);
+        let normed = norm(&mut graph, x, &[1, 2, 2, 2]);
+        append(&mut graph, "Add", &[x, normed], &[1, 2, 2, 2]);
+        fold_batch_norm(&mut graph);
+        assert_eq!(ops(&graph), ["Conv", "BatchNormalization", "Add"]);
+    }
+}

@@ -1,0 +1,103 @@
+use ndarray::{ArrayD, Axis, IxDyn, Slice};
+
+use crate::graph::{Constant, Graph, Node};
+
+/// Computes nodes whose inputs are all constants: slices of weights above all.
+pub(crate) fn fold_constants(graph: &mut Graph) {
+    let nodes = std::mem::take(&mut graph.nodes);
+    for node in nodes {
+        match evaluate(graph, &node) {
+            Some(array) => {
+                // A part of one parameter keeps its name.
+                let name = node.input(0).map(|id| graph.value(id).name.clone()).unwrap_or_default();
+                let value = graph.value_mut(node.output);
+                value.constant = Some(Constant::Float(array));
+                value.name = name;
+            }
+            None => graph.nodes.push(node),
+        }
+    }
+}
+
+fn evaluate(graph: &Graph, node: &Node) -> Option<ArrayD<f32>> {
+    let operand = |index: usize| node.input(index).and_then(|id| graph.floats(id));
+    let shape = || graph.shape(node.output);
+    match node.op {
+        "Reshape" => operand(0)?.as_standard_layout().into_owned().into_shape_with_order(IxDyn(&shape()?)).ok(),
+        "Transpose" => {
+            let axes: Vec<usize> = node.ints("perm")?.iter().map(|axis| *axis as usize).collect();
+            Some(operand(0)?.view().permuted_axes(IxDyn(&axes)).as_standard_layout().into_owned())
+        }
+        "Expand" => Some(operand(0)?.broadcast(IxDyn(&shape()?))?.to_owned()),
+        "Slice" => slice(graph, node),
+        "Add" => binary(operand(0)?, operand(1)?, &shape()?, |left, right| left + right),
+        "Sub" => binary(operand(0)?, operand(1)?, &shape()?, |left, right| left - right),
+        "Mul" => binary(operand(0)?, operand(1)?, &shape()?, |left, right| left * right),
+        "Div" => binary(operand(0)?, operand(1)?, &shape()?, |left, right| left / right),
+        "Neg" => Some(operand(0)?.mapv(|value| -value)),
+        "Exp" => Some(operand(0)?.mapv(f32::exp)),
+        "Sqrt" => Some(operand(0)?.mapv(f32::sqrt)),
+        "Reciprocal" => Some(operand(0)?.mapv(f32::recip)),
+        _ => None,
+    }
+}
+
+fn slice(graph: &Graph, node: &Node) -> Option<ArrayD<f32>> {
+    let data = graph.floats(node.input(0)?)?;
+    let [starts, ends, axes, steps] = [1, 2, 3, 4].map(|input| graph.ints(node.input(input)?));
+    let (starts, ends, axes, steps) = (starts?, ends?, axes?, steps?);
+    let mut view = data.view();
+    for (index, axis) in axes.iter().enumerate() {
+        let range = Slice::new(starts[index] as isize, Some(ends[index] as isize), steps[index] as isize);
+        view.slice_axis_inplace(Axis(*axis as usize), range);
+    }
+    Some(view.as_standard_layout().into_owned())
+}
+
+fn binary(
+    left: &ArrayD<f32>,
+    right: &ArrayD<f32>,
+    shape: &[usize],
+    compute: impl Fn(f32, f32) -> f32,
+) -> Option<ArrayD<f32>> {
+    let (left, right) = (left.broadcast(IxDyn(shape))?, right.broadcast(IxDyn(shape))?);
+    let values = left.iter().zip(right.iter()).map(|(left, right)| compute(*left, *right)).collect();
+    ArrayD::from_shape_vec(IxDyn(shape), values).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Attribute, Dim};
+    use crate::passes::testing::{append, array, graph, ops};
+
+    #[test]
+    fn a_slice_of_a_transposed_weight_is_a_smaller_weight() {
+        let mut graph = graph(&[1, 2]);
+        let weight = graph.add_floats("head.weight", array(&[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]));
+        let transposed = graph.add_value(vec![Dim::Fixed(2), Dim::Fixed(3)]);
+        graph.nodes.push(Node::new("Transpose", [weight], transposed).with("perm", Attribute::Ints(vec![1, 0])));
+        let bounds = [vec![0, 1], vec![2, 3], vec![0, 1], vec![1, 1]].map(|values| graph.add_ints(values));
+        let sliced = graph.add_value(vec![Dim::Fixed(2), Dim::Fixed(2)]);
+        graph.nodes.push(Node::new("Slice", [transposed].into_iter().chain(bounds), sliced));
+        let input = graph.input;
+        append(&mut graph, "MatMul", &[input, sliced], &[1, 2]);
+        fold_constants(&mut graph);
+        assert_eq!(ops(&graph), ["MatMul"]);
+        let weight = graph.nodes[0].input(1).expect("a weight");
+        assert_eq!(graph.floats(weight), Some(&array(&[2, 2], &[3.0, 5.0, 4.0, 6.0])));
+        assert_eq!(graph.value(weight).name, "head.weight");
+    }
+
+    #[test]
+    fn arithmetic_on_constants_broadcasts() {
+        let mut graph = graph(&[1, 2]);
+        let row = graph.add_floats("row", array(&[2], &[1.0, 2.0]));
+        let column = graph.add_floats("column", array(&[2, 1], &[10.0, 20.0]));
+        let sum = graph.add_value(vec![Dim::Fixed(2), Dim::Fixed(2)]);
+        graph.nodes.push(Node::new("Add", [row, column], sum));
+        fold_constants(&mut graph);
+        assert!(graph.nodes.is_empty());
+        assert_eq!(graph.floats(sum), Some(&array(&[2, 2], &[11.0, 12.0, 21.0, 22.0])));
+    }
+}

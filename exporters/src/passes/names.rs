@@ -1,0 +1,125 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::graph::{Constant, Graph, Node, ValueId};
+
+/// Names every node and value after the module that made it and its place in the order of execution, never after an
+/// identity: `stem.conv`, `stem.conv_relu6`, `head`.
+///
+/// A node with parameters has its module's path; a node without has the path of the last one before it and what it
+/// does. Equal constants without a name share one value.
+pub(crate) fn name_values(graph: &mut Graph, input: &str, output: &str) {
+    share_constants(graph);
+    let mut taken = BTreeSet::from([input.to_string(), output.to_string()]);
+    let mut roots = BTreeMap::from([(graph.input, input.to_string())]);
+    for index in 0..graph.nodes.len() {
+        let node = &graph.nodes[index];
+        let inherited = || node.inputs.iter().flatten().find_map(|id| roots.get(id)).cloned();
+        let (root, wanted) = match &node.module {
+            Some(module) => (module.clone(), module.clone()),
+            None => {
+                let root = inherited().unwrap_or_else(|| input.to_string());
+                let wanted = format!("{root}_{}", suffix(graph, node));
+                (root, wanted)
+            }
+        };
+        let name = unique(&mut taken, wanted);
+        roots.insert(node.output, root);
+        let id = node.output;
+        graph.nodes[index].name.clone_from(&name);
+        graph.value_mut(id).name = name;
+    }
+    for id in graph.used_constants() {
+        let value = graph.value(id);
+        let wanted = match &value.constant {
+            _ if !value.name.is_empty() => value.name.clone(),
+            Some(Constant::Ints(values)) => format!("ints_{}", joined(values)),
+            Some(Constant::Float(array)) if array.ndim() == 0 => format!("float_{}", joined(array)),
+            _ => "constant".to_string(),
+        };
+        let name = unique(&mut taken, wanted);
+        graph.value_mut(id).name = name;
+    }
+    let (first, last) = (graph.input, graph.output);
+    graph.value_mut(first).name = input.to_string();
+    graph.value_mut(last).name = output.to_string();
+}
+
+fn unique(taken: &mut BTreeSet<String>, wanted: String) -> String {
+    let mut name = wanted.clone();
+    let mut count = 1;
+    while !taken.insert(name.clone()) {
+        count += 1;
+        name = format!("{wanted}_{count}");
+    }
+    name
+}
+
+fn joined<'a, T: ToString + 'a>(values: impl IntoIterator<Item = &'a T>) -> String {
+    let texts: Vec<String> = values.into_iter().take(8).map(ToString::to_string).collect();
+    texts.join("_")
+}
+
+/// What a node without parameters is called.
+fn suffix(graph: &Graph, node: &Node) -> String {
+    let bound = |index| node.input(index).and_then(|id| graph.scalar(id));
+    match node.op {
+        "Clip" if (bound(1), bound(2)) == (Some(0.0), Some(6.0)) => "relu6".to_string(),
+        "Reshape" if graph.dims(node.output).len() == 2 => "flatten".to_string(),
+        "GlobalAveragePool" => "pool".to_string(),
+        "AveragePool" => "avg_pool".to_string(),
+        "MaxPool" => "max_pool".to_string(),
+        operator => snake_case(operator),
+    }
+}
+
+fn snake_case(operator: &str) -> String {
+    let mut text = String::new();
+    for letter in operator.chars() {
+        if letter.is_uppercase() && !text.is_empty() {
+            text.push('_');
+        }
+        text.extend(letter.to_lowercase());
+    }
+    text
+}
+
+/// Makes equal constants that are no parameters one.
+fn share_constants(graph: &mut Graph) {
+    let mut shared: Vec<ValueId> = Vec::new();
+    for id in graph.used_constants() {
+        if !graph.value(id).name.is_empty() {
+            continue;
+        }
+        match shared.iter().find(|other| graph.value(**other).constant == graph.value(id).constant) {
+            Some(other) => graph.redirect(id, *other),
+            None => shared.push(id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::testing::{append, array, graph};
+
+    #[test]
+    fn names_follow_modules_and_order() {
+        let mut graph = graph(&[1, 1, 4, 4]);
+        let shape = [1, 1, 4, 4];
+        let mut x = graph.input;
+        for _ in 0..2 {
+            let weight = graph.add_floats("stem.conv.weight", array(&[1, 1, 1, 1], &[1.0]));
+            x = append(&mut graph, "Conv", &[x, weight], &shape);
+            graph.nodes.last_mut().expect("a node").module = Some("stem.conv".to_string());
+            let bounds = [0.0, 6.0].map(|bound| graph.add_scalar(bound));
+            x = append(&mut graph, "Clip", &[x, bounds[0], bounds[1]], &shape);
+        }
+        append(&mut graph, "Add", &[x, x], &shape);
+        name_values(&mut graph, "images", "logits");
+        let names: Vec<&str> = graph.nodes.iter().map(|node| node.name.as_str()).collect();
+        assert_eq!(names, ["stem.conv", "stem.conv_relu6", "stem.conv_2", "stem.conv_relu6_2", "stem.conv_add"]);
+        assert_eq!(graph.value(graph.output).name, "logits");
+        let constants: Vec<&str> = graph.used_constants().iter().map(|id| graph.value(*id).name.as_str()).collect();
+        assert_eq!(constants, ["stem.conv.weight", "float_0", "float_6", "stem.conv.weight_2"]);
+    }
+}

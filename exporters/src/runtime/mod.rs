@@ -1,0 +1,287 @@
+//! ONNX runtimes behind one trait: load a file, ask for its input shape, run it.
+//!
+//! Two runtimes are known. [`RuntimeKind::Rten`] is compiled in. [`RuntimeKind::OnnxRuntime`] is a shared library that
+//! is looked for when it is first asked for: at `ORT_DYLIB_PATH`, else inside the `onnxruntime` package of the
+//! `python3` on `PATH`.
+//!
+//! A network here has one `f32` input and one `f32` output, whatever their names are.
+//!
+//! ```no_run
+//! use exporters::runtime::{self, Runtime, RuntimeKind};
+//! use ndarray::ArrayD;
+//!
+//! let threads = 1;
+//! let mut network = runtime::load(RuntimeKind::Rten, "model.onnx".as_ref(), threads)?;
+//! let shape: Vec<usize> = network.input_shape().iter().map(|size| size.unwrap_or(1)).collect();
+//! let logits = network.run(&ArrayD::zeros(shape))?;
+//! assert_eq!(logits.shape()[0], 1);
+//! # Ok::<(), runtime::RuntimeError>(())
+//! ```
+
+mod onnx_runtime;
+mod rten;
+mod wire;
+
+use std::fmt::{self, Debug, Display, Formatter};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use ndarray::ArrayD;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Which ONNX runtime executes a file. Its text form is `rten` or `onnx-runtime`, in files and on the command line
+/// alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuntimeKind {
+    /// [`rten`](https://docs.rs/rten): in Rust, compiled in, always there.
+    Rten,
+    /// [ONNX Runtime](https://onnxruntime.ai): a shared library found at run time; its CPU execution provider.
+    OnnxRuntime,
+}
+
+impl RuntimeKind {
+    /// Every runtime, in the order in which reports list them.
+    pub const ALL: [Self; 2] = [Self::Rten, Self::OnnxRuntime];
+
+    /// The text form, e.g. `onnx-runtime`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rten => "rten",
+            Self::OnnxRuntime => "onnx-runtime",
+        }
+    }
+}
+
+impl Display for RuntimeKind {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.name())
+    }
+}
+
+impl FromStr for RuntimeKind {
+    type Err = RuntimeError;
+
+    fn from_str(text: &str) -> Result<Self, RuntimeError> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == text)
+            .ok_or_else(|| RuntimeError::UnknownRuntime { found: text.to_owned() })
+    }
+}
+
+/// Why a file could not be loaded or run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The text names no runtime.
+    #[error("unknown runtime: expected `rten` or `onnx-runtime`, found `{found}`")]
+    UnknownRuntime {
+        /// The text.
+        found: String,
+    },
+    /// A runtime cannot compute with no thread.
+    #[error("number of threads of a runtime: expected at least 1, found 0")]
+    NoThreads,
+    /// The file cannot be read.
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// The runtime does not accept the file: it is not ONNX, it is damaged, or it needs an operator that the runtime
+    /// lacks.
+    #[error("{runtime} cannot load `{}`: expected an ONNX file that it supports: {reason}", path.display())]
+    Load {
+        /// The runtime.
+        runtime: RuntimeKind,
+        /// The file.
+        path: PathBuf,
+        /// The runtime's own message.
+        reason: String,
+    },
+    /// The network does not have one input and one output.
+    #[error("`{}`: expected a network with 1 input and 1 output, found {inputs} and {outputs}", path.display())]
+    Interface {
+        /// The file.
+        path: PathBuf,
+        /// Number of inputs, weights not counted.
+        inputs: usize,
+        /// Number of outputs.
+        outputs: usize,
+    },
+    /// The input or the output is not a tensor of `f32`.
+    #[error("{place} of `{}`: expected a tensor of f32, found {found}", path.display())]
+    ElementType {
+        /// The file.
+        path: PathBuf,
+        /// `input` or `output`.
+        place: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// The shape of the data is not the shape of the network's input.
+    #[error("input of `{}`: expected shape {expected}, found {found:?}", path.display())]
+    InputShape {
+        /// The file.
+        path: PathBuf,
+        /// The declared shape; `?` stands for a size that is free, but not 0.
+        expected: String,
+        /// The shape of the data.
+        found: Vec<usize>,
+    },
+    /// The runtime failed while it computed.
+    #[error("{runtime} cannot run `{}`: {reason}", path.display())]
+    Run {
+        /// The runtime.
+        runtime: RuntimeKind,
+        /// The file.
+        path: PathBuf,
+        /// The runtime's own message.
+        reason: String,
+    },
+    /// No ONNX Runtime library on this machine.
+    #[error(
+        "ONNX Runtime's shared library not found: expected its path in `ORT_DYLIB_PATH`, or pip's package \
+         `onnxruntime` installed for the `python3` on PATH; {searched}"
+    )]
+    LibraryNotFound {
+        /// Where it was looked for, and what was found there.
+        searched: String,
+    },
+    /// There is a file, but it cannot serve as ONNX Runtime.
+    #[error("cannot use `{}` as ONNX Runtime's shared library: {reason}", path.display())]
+    LibraryUnusable {
+        /// The library.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// A network that is loaded and ready to run: one `f32` input, one `f32` output.
+pub trait Runtime: Send + Debug {
+    /// Which runtime this is.
+    fn kind(&self) -> RuntimeKind;
+
+    /// The runtime's version, e.g. `1.24.0`.
+    fn version(&self) -> String;
+
+    /// Sizes of the input's axes as the file declares them; `None` for an axis of free size, such as a symbolic batch.
+    fn input_shape(&self) -> Vec<Option<usize>>;
+
+    /// Computes the output for `input`.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::InputShape`] where the shape is not [`Self::input_shape`] (a free axis takes any size but 0),
+    /// [`RuntimeError::ElementType`] where the output turns out not to be `f32`, and [`RuntimeError::Run`] for whatever
+    /// the runtime says.
+    fn run(&mut self, input: &ArrayD<f32>) -> Result<ArrayD<f32>, RuntimeError>;
+}
+
+/// Loads the ONNX file at `path` into a runtime that computes with `threads` threads, its own graph optimisations on.
+///
+/// # Errors
+///
+/// A [`RuntimeError`] for a file that is missing, damaged, unsupported, or has other than one `f32` input and one `f32`
+/// output; for 0 threads; and where ONNX Runtime's library is missing or unusable.
+pub fn load(kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dyn Runtime>, RuntimeError> {
+    if threads == 0 {
+        return Err(RuntimeError::NoThreads);
+    }
+    // Opened here so that both runtimes report a missing or unreadable file, or a folder, in the same words.
+    let unreadable = |source| RuntimeError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    if file.metadata().map_err(unreadable)?.is_dir() {
+        return Err(unreadable(io::Error::from(io::ErrorKind::IsADirectory)));
+    }
+    match kind {
+        RuntimeKind::Rten => Ok(Box::new(rten::Rten::load(path, threads)?)),
+        RuntimeKind::OnnxRuntime => Ok(Box::new(onnx_runtime::OnnxRuntime::load(path, threads)?)),
+    }
+}
+
+/// The runtimes that this machine has: rten always, ONNX Runtime where its library is found and usable.
+///
+/// The first call looks for the library, which takes a fraction of a second; the answer is kept for the life of the
+/// process.
+pub fn available() -> Vec<RuntimeKind> {
+    RuntimeKind::ALL.into_iter().filter(|&kind| require(kind).is_ok()).collect()
+}
+
+/// Says why a runtime is not available.
+///
+/// # Errors
+///
+/// [`RuntimeError::LibraryNotFound`] or [`RuntimeError::LibraryUnusable`] where ONNX Runtime cannot be used.
+pub fn require(kind: RuntimeKind) -> Result<(), RuntimeError> {
+    match kind {
+        RuntimeKind::Rten => Ok(()),
+        RuntimeKind::OnnxRuntime => onnx_runtime::require(),
+    }
+}
+
+fn check_input_shape(path: &Path, expected: &[Option<usize>], found: &[usize]) -> Result<(), RuntimeError> {
+    let fits = |(expected, &found): (&Option<usize>, &usize)| match expected {
+        Some(size) => *size == found,
+        None => found > 0,
+    };
+    if expected.len() == found.len() && expected.iter().zip(found).all(fits) {
+        return Ok(());
+    }
+    let sizes: Vec<String> =
+        expected.iter().map(|size| size.map_or_else(|| "?".to_owned(), |size| size.to_string())).collect();
+    Err(RuntimeError::InputShape {
+        path: path.to_owned(),
+        expected: format!("[{}]", sizes.join(", ")),
+        found: found.to_vec(),
+    })
+}
+
+/// Runs code of a runtime on data that nobody vouches for: a panic in it becomes the reason of an error.
+fn contained<T>(code: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|payload| {
+        let message =
+            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        Err(format!("it panicked: {}", message.unwrap_or("no message")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_form_is_the_same_everywhere() {
+        for kind in RuntimeKind::ALL {
+            assert_eq!(serde_json::to_string(&kind).expect("a string"), format!("\"{kind}\""));
+            assert_eq!(kind.name().parse::<RuntimeKind>().expect("its own name"), kind);
+        }
+        let error = "tract".parse::<RuntimeKind>().expect_err("not a runtime");
+        assert_eq!(error.to_string(), "unknown runtime: expected `rten` or `onnx-runtime`, found `tract`");
+    }
+
+    #[test]
+    fn free_axes_take_any_size_but_zero() {
+        let declared = [None, Some(3)];
+        let check = |found: &[usize]| check_input_shape(Path::new("m.onnx"), &declared, found);
+        assert!(check(&[1, 3]).is_ok());
+        assert!(check(&[7, 3]).is_ok());
+        for wrong in [&[0, 3][..], &[1, 4], &[3], &[1, 3, 1]] {
+            let error = check(wrong).expect_err("wrong shape");
+            assert_eq!(error.to_string(), format!("input of `m.onnx`: expected shape [?, 3], found {wrong:?}"));
+        }
+    }
+
+    #[test]
+    fn a_panic_becomes_a_reason() {
+        let result: Result<(), String> = contained(|| std::panic::panic_any("boom"));
+        assert_eq!(result, Err("it panicked: boom".to_owned()));
+    }
+}

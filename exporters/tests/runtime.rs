@@ -1,0 +1,234 @@
+//! Both runtimes against values computed with numpy (`fixtures/make_fixture.py`), and against files that are no
+//! networks.
+//!
+//! Where ONNX Runtime's library is missing, its half is skipped; `REQUIRE_ONNX_RUNTIME=1` makes that a failure.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use exporters::runtime::{self, RuntimeError, RuntimeKind};
+use ndarray::{ArrayD, Axis};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Case {
+    input_shape: Vec<usize>,
+    input: Vec<f32>,
+    output_shape: Vec<usize>,
+    output: Vec<f32>,
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn cases() -> Vec<Case> {
+    let text = fs::read_to_string(fixture("conv_relu_gemm.json")).expect("a committed file");
+    serde_json::from_str(&text).expect("the script's own format")
+}
+
+fn runtimes() -> Vec<RuntimeKind> {
+    let available = runtime::available();
+    if env::var_os("REQUIRE_ONNX_RUNTIME").is_some_and(|value| value == "1") {
+        runtime::require(RuntimeKind::OnnxRuntime).expect("REQUIRE_ONNX_RUNTIME is set");
+        assert_eq!(available, RuntimeKind::ALL);
+    }
+    assert_eq!(available.first(), Some(&RuntimeKind::Rten));
+    available
+}
+
+fn assert_close(found: &ArrayD<f32>, case: &Case, what: &str) {
+    assert_eq!(found.shape(), case.output_shape, "{what}");
+    let largest = case.output.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    for (index, (found, expected)) in found.iter().zip(&case.output).enumerate() {
+        let difference = (found - expected).abs();
+        // 64 products and 27 products in f32 against double precision.
+        assert!(difference <= 1e-5 * largest, "{what}, element {index}: expected {expected}, found {found}");
+    }
+}
+
+#[test]
+fn outputs_are_numpys() {
+    for kind in runtimes() {
+        for threads in [1, 2] {
+            let mut network = runtime::load(kind, &fixture("conv_relu_gemm.onnx"), threads).expect("a good file");
+            assert_eq!(network.kind(), kind);
+            assert!(network.version().contains('.'), "{kind}: {}", network.version());
+            assert_eq!(network.input_shape(), [None, Some(3), Some(8), Some(8)]);
+            for case in cases() {
+                let input = ArrayD::from_shape_vec(case.input_shape.clone(), case.input.clone()).expect("consistent");
+                let output = network.run(&input).expect("runs");
+                assert_close(&output, &case, &format!("{kind}, {threads} threads, batch {}", case.input_shape[0]));
+            }
+        }
+    }
+}
+
+#[test]
+fn memory_layout_of_the_input_does_not_matter() {
+    for kind in runtimes() {
+        let mut network = runtime::load(kind, &fixture("conv_relu_gemm.onnx"), 1).expect("a good file");
+        let case = cases().pop().expect("two cases");
+        let input = ArrayD::from_shape_vec(case.input_shape.clone(), case.input.clone()).expect("consistent");
+        let channels_last = input.view().permuted_axes(vec![0, 2, 3, 1]).as_standard_layout().into_owned();
+        let strided = channels_last.permuted_axes(vec![0, 3, 1, 2]);
+        assert!(!strided.is_standard_layout());
+        assert_close(&network.run(&strided).expect("runs"), &case, &format!("{kind}, channels last"));
+    }
+}
+
+#[test]
+fn wrong_input_shape_is_an_error_and_harms_nothing() {
+    for kind in runtimes() {
+        let path = fixture("conv_relu_gemm.onnx");
+        let mut network = runtime::load(kind, &path, 1).expect("a good file");
+        for shape in [vec![1, 3, 8, 9], vec![1, 1, 8, 8], vec![3, 8, 8], vec![0, 3, 8, 8], vec![]] {
+            let error = network.run(&ArrayD::zeros(shape.clone())).expect_err("wrong shape");
+            let expected = format!("input of `{}`: expected shape [?, 3, 8, 8], found {shape:?}", path.display());
+            assert_eq!(error.to_string(), expected);
+        }
+        let case = cases().remove(0);
+        let input = ArrayD::from_shape_vec(case.input_shape.clone(), case.input.clone()).expect("consistent");
+        assert_close(&network.run(&input).expect("runs"), &case, kind.name());
+    }
+}
+
+#[test]
+fn a_fixed_batch_is_declared_and_enforced() {
+    for kind in runtimes() {
+        let mut network = runtime::load(kind, &fixture("fixed_batch.onnx"), 1).expect("a good file");
+        assert_eq!(network.input_shape()[0], Some(2));
+        let images = ArrayD::zeros(vec![3, 3, 8, 8]);
+        assert!(matches!(network.run(&images), Err(RuntimeError::InputShape { .. })));
+        let two = images.slice_axis(Axis(0), (0..2).into()).into_owned();
+        assert_eq!(network.run(&two).expect("runs").shape(), [2, 5]);
+    }
+}
+
+#[test]
+fn networks_of_another_kind_are_refused() {
+    for kind in runtimes() {
+        let two = runtime::load(kind, &fixture("two_inputs.onnx"), 1).expect_err("two inputs");
+        assert!(matches!(two, RuntimeError::Interface { inputs: 2, outputs: 1, .. }), "{two}");
+        let integer = runtime::load(kind, &fixture("integer_input.onnx"), 1).expect_err("not f32");
+        assert!(matches!(integer, RuntimeError::ElementType { place: "input", .. }), "{integer}");
+        let threads = runtime::load(kind, &fixture("conv_relu_gemm.onnx"), 0).expect_err("no thread");
+        assert!(matches!(threads, RuntimeError::NoThreads), "{threads}");
+    }
+}
+
+#[test]
+fn missing_files_and_folders_are_errors() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let missing = folder.path().join("missing.onnx");
+    for kind in runtimes() {
+        let error = runtime::load(kind, &missing, 1).expect_err("no such file");
+        assert!(matches!(&error, RuntimeError::Read { path, .. } if *path == missing), "{error}");
+        let error = runtime::load(kind, folder.path(), 1).expect_err("a folder");
+        assert!(matches!(error, RuntimeError::Read { .. }), "{error}");
+    }
+}
+
+#[test]
+fn garbage_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("garbage.onnx");
+    let noise: Vec<u8> = (0u32..4096).map(|index| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let contents: [&[u8]; 6] = [b"", b"\0", b"not a network", &[0xff; 64], &noise, b"\x08\x09\x3a\xff\xff\xff\xff\x0f"];
+    for kind in runtimes() {
+        for bytes in contents {
+            fs::write(&path, bytes).expect("writes");
+            let error = runtime::load(kind, &path, 1).expect_err("no network");
+            assert!(error.to_string().contains("garbage.onnx"), "{error}");
+        }
+    }
+}
+
+/// Cut anywhere, a file is an error; and whatever still loads (the tail of a file may be metadata) must still run or
+/// fail in words.
+#[test]
+fn truncated_and_mutated_files_never_panic() {
+    let good = fs::read(fixture("conv_relu_gemm.onnx")).expect("a committed file");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("damaged.onnx");
+    let input = ArrayD::zeros(vec![1, 3, 8, 8]);
+    for kind in runtimes() {
+        for length in (0..good.len()).step_by(61) {
+            fs::write(&path, &good[..length]).expect("writes");
+            let error = runtime::load(kind, &path, 1).expect_err("half a network");
+            assert!(error.to_string().contains("damaged.onnx"), "{error}");
+        }
+        for position in (0..good.len()).step_by(7) {
+            let mut bytes = good.clone();
+            bytes[position] ^= 0x55;
+            fs::write(&path, &bytes).expect("writes");
+            if let Ok(mut network) = runtime::load(kind, &path, 1) {
+                let _ = network.run(&input);
+            }
+        }
+    }
+}
+
+/// The library is looked for once per process, so each search needs a process of its own: this test, run again with the
+/// variable set.
+#[test]
+fn an_unusable_library_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = folder.path().join("libonnxruntime.so");
+    fs::write(&text, "not a library").expect("writes");
+    let unusable = [folder.path().join("missing.so"), text, PathBuf::from("no-such-library.so"), "libc.so.6".into()];
+    for library in unusable {
+        let output = Command::new(env::current_exe().expect("this test"))
+            .args(["--exact", "search_for_an_unusable_library", "--include-ignored"])
+            .env("ORT_DYLIB_PATH", &library)
+            .env("RUN_WITH_UNUSABLE_LIBRARY", &library)
+            .env_remove("REQUIRE_ONNX_RUNTIME")
+            .output()
+            .expect("starts");
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && printed.contains("1 passed"), "{}: {printed}", library.display());
+    }
+}
+
+/// Without the variable and without a `python3` on `PATH`.
+#[cfg(unix)]
+#[test]
+fn a_missing_library_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new(env::current_exe().expect("this test"))
+        .args(["--exact", "search_for_a_missing_library", "--include-ignored"])
+        .env_remove("ORT_DYLIB_PATH")
+        .env_remove("REQUIRE_ONNX_RUNTIME")
+        .env("PATH", folder.path())
+        .env("RUN_BY_A_MISSING_LIBRARY", "1")
+        .output()
+        .expect("starts");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && printed.contains("1 passed"), "{printed}");
+}
+
+#[test]
+#[ignore = "run by a_missing_library_is_an_error with an empty PATH"]
+fn search_for_a_missing_library() {
+    if env::var_os("RUN_BY_A_MISSING_LIBRARY").is_none() {
+        return;
+    }
+    assert_eq!(runtime::available(), [RuntimeKind::Rten]);
+    let error = runtime::require(RuntimeKind::OnnxRuntime).expect_err("no library");
+    assert!(matches!(error, RuntimeError::LibraryNotFound { .. }), "{error}");
+    assert!(error.to_string().contains("`ORT_DYLIB_PATH`") && error.to_string().contains("pip's package"), "{error}");
+}
+
+#[test]
+#[ignore = "run by an_unusable_library_is_an_error with ORT_DYLIB_PATH set to something unusable"]
+fn search_for_an_unusable_library() {
+    let Some(library) = env::var_os("RUN_WITH_UNUSABLE_LIBRARY").map(PathBuf::from) else { return };
+    assert_eq!(runtime::available(), [RuntimeKind::Rten]);
+    for _ in 0..2 {
+        let error =
+            runtime::load(RuntimeKind::OnnxRuntime, &fixture("conv_relu_gemm.onnx"), 1).expect_err("no library");
+        assert!(matches!(&error, RuntimeError::LibraryUnusable { path, .. } if *path == library), "{error}");
+    }
+}

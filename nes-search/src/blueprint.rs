@@ -1,0 +1,86 @@
+//! A model that can be built at any architecture, and what each one costs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
+use elastic_layers::{Architecture, Backbone, CostModel, SearchSpace, SpaceError};
+
+use crate::rng::{Stream, derived_seed};
+
+type Build<M> = dyn Fn(&mut SearchSpace, &Device) -> Result<M, SpaceError> + Send + Sync;
+
+/// How a backbone is built: the supernet, and the static network of any architecture, by the same code.
+pub struct Blueprint<M> {
+    build: Arc<Build<M>>,
+    space: SearchSpace,
+    cost: CostModel,
+}
+
+impl<M: Backbone + 'static> Blueprint<M> {
+    /// A blueprint from the code that adds a backbone's dimensions to a space and builds it, for images of
+    /// `[channels, height, width]`.
+    ///
+    /// # Errors
+    /// If the code fails.
+    pub fn new<F>(image: [usize; 3], build: F) -> Result<Self, SpaceError>
+    where
+        F: Fn(&mut SearchSpace, &Device) -> Result<M, SpaceError> + Send + Sync + 'static,
+    {
+        let build: Arc<Build<M>> = Arc::new(build);
+        let mut space = SearchSpace::new();
+        // Parameters are initialised lazily: this builds the space, and no weights.
+        build(&mut space, &Device::default())?;
+        let for_cost = build.clone();
+        let cost = CostModel::new(&space, image, move |device| for_cost(&mut SearchSpace::new(), device));
+        Ok(Self { build, space, cost })
+    }
+
+    /// The search space.
+    pub fn space(&self) -> &SearchSpace {
+        &self.space
+    }
+
+    /// What architectures cost.
+    pub fn cost(&self) -> &CostModel {
+        &self.cost
+    }
+
+    /// The supernet with initial weights of a seed.
+    ///
+    /// # Errors
+    /// If the backbone cannot be built.
+    pub fn supernet(&self, seed: u64, device: &Device) -> Result<M, SpaceError> {
+        seeded(seed, device, || (self.build)(&mut SearchSpace::new(), device))
+    }
+
+    /// The static network of an architecture with initial weights of a seed.
+    ///
+    /// # Errors
+    /// If the backbone cannot be built, or the architecture is of another space.
+    pub fn network(&self, architecture: &Architecture, seed: u64, device: &Device) -> Result<M, SpaceError> {
+        seeded(seed, device, || (self.build)(&mut SearchSpace::pinned(architecture), device))
+    }
+}
+
+/// Builds a model with the weights of a seed. Burn's backends have one random state for a whole process.
+fn seeded<M: Module>(
+    seed: u64,
+    device: &Device,
+    build: impl FnOnce() -> Result<M, SpaceError>,
+) -> Result<M, SpaceError> {
+    static RANDOM_STATE: Mutex<()> = Mutex::new(());
+
+    struct Initialize;
+    impl ModuleVisitor for Initialize {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let _ = param.val();
+        }
+    }
+
+    let _guard = RANDOM_STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    device.seed(derived_seed(seed, Stream::Weights));
+    let model = build()?;
+    model.visit(&mut Initialize);
+    Ok(model)
+}

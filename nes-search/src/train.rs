@@ -1,0 +1,216 @@
+//! Training of weights: one step, its schedule, and whole networks from scratch.
+
+use std::collections::HashMap;
+
+use burn::lr_scheduler::LrSchedulerConfig;
+use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+use burn::lr_scheduler::linear::LinearLrSchedulerConfig;
+use burn::lr_scheduler::module_lr_scheduler::ModuleLrScheduler;
+use burn::lr_scheduler::sequential::SequentialLrSchedulerConfig;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::tensor::{Device, Tensor};
+use elastic_layers::{Backbone, recalibrate};
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Augment, Batch, EpochSampler, ImageSet, Normalization, batch};
+use crate::observer::{Observer, Progress};
+use crate::rng::{Stream, derived_seed, stream};
+
+/// Stochastic gradient descent with momentum, warmed up linearly and annealed by a cosine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SgdSettings {
+    /// Images in a batch.
+    pub batch_size: usize,
+    /// Learning rate at its peak.
+    pub learning_rate: f64,
+    /// Share of the steps in which the learning rate rises.
+    pub warmup: f64,
+    /// Momentum.
+    pub momentum: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Label smoothing.
+    pub label_smoothing: f64,
+    /// Augmentation of training images.
+    pub augment: Augment,
+}
+
+impl SgdSettings {
+    pub(crate) fn optimizer(&self) -> ModuleOptimizer {
+        let momentum = MomentumConfig { momentum: self.momentum, dampening: 0.0, nesterov: true };
+        let decay = WeightDecayConfig { penalty: self.weight_decay as f32 };
+        SgdConfig::new().with_momentum(Some(momentum)).with_weight_decay(Some(decay)).init()
+    }
+
+    pub(crate) fn schedule(&self, steps: usize) -> ModuleLrScheduler {
+        let rising = ((steps as f64 * self.warmup) as usize).clamp(1, steps.saturating_sub(1).max(1));
+        let falling = steps.saturating_sub(rising).max(1);
+        let peak = self.learning_rate;
+        SequentialLrSchedulerConfig::new(
+            vec![
+                LrSchedulerConfig::Linear(LinearLrSchedulerConfig::new(peak / rising as f64, peak, rising)),
+                LrSchedulerConfig::Cosine(CosineAnnealingLrSchedulerConfig::new(peak, falling)),
+            ],
+            vec![rising],
+        )
+        .init()
+        .expect("a learning rate in (0, 1]")
+    }
+
+    /// One step on the weights that `model` (a network, or a view of `target`) uses; also returns the loss.
+    pub(crate) fn step<M: Backbone>(
+        &self,
+        model: &M,
+        target: M,
+        optimizer: &mut ModuleOptimizer,
+        learning_rate: f64,
+        batch: Batch,
+    ) -> (M, f64) {
+        let cross_entropy = CrossEntropyLossConfig::new()
+            .with_smoothing((self.label_smoothing > 0.0).then_some(self.label_smoothing as f32))
+            .init(&batch.images.device());
+        let loss = cross_entropy.forward(model.forward(batch.images), batch.labels);
+        let gradients = GradientsParams::from_grads(loss.backward(), model);
+        (optimizer.step(learning_rate, target, gradients), loss.into_scalar::<f32>().into())
+    }
+}
+
+/// How a network is trained from scratch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSettings {
+    /// Passes over the training images.
+    pub epochs: usize,
+    /// The optimizer.
+    pub sgd: SgdSettings,
+    /// Decay of the running average of the weights that is kept in the end; 0 keeps the last weights.
+    pub average_decay: f64,
+    /// Batches from which batch-norm statistics are recalibrated.
+    pub recalibration_batches: usize,
+}
+
+/// A network trained from scratch.
+#[derive(Debug)]
+pub struct Trained<M> {
+    /// The network, ready for inference.
+    pub model: M,
+    /// Loss of the last epoch's training batches, averaged.
+    pub loss: f64,
+    /// Training images processed.
+    pub images: u64,
+}
+
+/// Trains a network from scratch; nothing, if interrupted. The same seed gives the same weights.
+///
+/// # Panics
+/// If a learning rate is outside (0, 1], or the set is empty.
+pub fn train<M: Backbone>(
+    model: M,
+    set: &ImageSet,
+    normalization: &Normalization,
+    settings: &TrainSettings,
+    seed: u64,
+    name: &str,
+    observer: &mut dyn Observer,
+) -> Option<Trained<M>> {
+    let device = model.devices().first().cloned().unwrap_or_default().autodiff();
+    let mut model = model;
+    let batch_size = settings.sgd.batch_size.min(set.len());
+    let per_epoch = set.len() / batch_size;
+    let steps = per_epoch * settings.epochs;
+    let mut optimizer = settings.sgd.optimizer();
+    let mut schedule = settings.sgd.schedule(steps);
+    let mut order = EpochSampler::new(set.len(), derived_seed(seed, Stream::TrainingOrder));
+    let mut augmentation = stream(seed, Stream::Augmentation);
+    let mut average = WeightAverage::new(&model, settings.average_decay);
+    let mut recent = 0.0;
+    for step in 0..steps {
+        if observer.interrupted() {
+            return None;
+        }
+        let indices = order.next_batch(batch_size);
+        let data = batch(set, indices, normalization, Some((&settings.sgd.augment, &mut augmentation)), &device);
+        let learning_rate = schedule.step();
+        let (stepped, loss) = settings.sgd.step(&model.clone(), model, &mut optimizer, learning_rate.base(), data);
+        model = stepped;
+        average.update(&model);
+        recent = if step % per_epoch == 0 { loss } else { recent + (loss - recent) / (step % per_epoch + 1) as f64 };
+        let message = format!("loss {recent:.3}");
+        observer.progress(Progress { phase: name, done: step + 1, total: steps, message });
+    }
+    let plain = device.without_autodiff();
+    let averaged = average.apply(model.valid());
+    let calibration = calibration_batches(set, normalization, settings, seed, &plain);
+    let model = recalibrate(&averaged, calibration, |model, images| drop(model.forward(images)));
+    Some(Trained { model, loss: recent, images: (steps * batch_size) as u64 })
+}
+
+/// Training images, not augmented, for batch-norm statistics.
+fn calibration_batches<'a>(
+    set: &'a ImageSet,
+    normalization: &'a Normalization,
+    settings: &'a TrainSettings,
+    seed: u64,
+    device: &'a Device,
+) -> impl Iterator<Item = Tensor<4>> + 'a {
+    let mut order = EpochSampler::new(set.len(), derived_seed(seed, Stream::EvaluationOrder));
+    let batch_size = settings.sgd.batch_size.max(128).min(set.len());
+    (0..settings.recalibration_batches)
+        .map(move |_| batch(set, order.next_batch(batch_size), normalization, None, device).images)
+}
+
+/// A running average of weights, which takes out the noise of the last steps.
+struct WeightAverage {
+    decay: f64,
+    steps: i32,
+    weights: HashMap<ParamId, Tensor<1>>,
+}
+
+impl WeightAverage {
+    fn new<M: Module>(model: &M, decay: f64) -> Self {
+        Self { decay, steps: 0, weights: flat(model) }
+    }
+
+    fn update<M: Module>(&mut self, model: &M) {
+        self.steps += 1;
+        // A young average forgets faster, so that initial weights do not stay in it.
+        let decay = self.decay.min(f64::from(self.steps) / f64::from(self.steps + 10));
+        for (id, new) in flat(model) {
+            if let Some(old) = self.weights.get_mut(&id) {
+                *old = old.clone().mul_scalar(decay) + new.mul_scalar(1.0 - decay);
+            }
+        }
+    }
+
+    fn apply<M: Module>(self, model: M) -> M {
+        struct Assign(HashMap<ParamId, Tensor<1>>);
+        impl ModuleMapper for Assign {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                match self.0.remove(&param.id) {
+                    Some(average) => param.map(|old| average.reshape(old.dims())),
+                    None => param,
+                }
+            }
+        }
+        model.map(&mut Assign(self.weights))
+    }
+}
+
+fn flat<M: Module>(model: &M) -> HashMap<ParamId, Tensor<1>> {
+    struct Flat(HashMap<ParamId, Tensor<1>>);
+    impl ModuleVisitor for Flat {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = param.val().without_autodiff();
+            let elements = tensor.shape().num_elements();
+            self.0.insert(param.id, tensor.reshape([elements]));
+        }
+    }
+    let mut visitor = Flat(HashMap::new());
+    model.visit(&mut visitor);
+    visitor.0
+}
