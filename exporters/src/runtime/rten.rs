@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ndarray::ArrayD;
-use rten::{DataType, Dimension, Model, ModelOptions, RunOptions, ThreadPool, ValueOrView, ValueType};
+use rten::{DataType, Dimension, Model, RunOptions, ThreadPool, ValueOrView, ValueType};
 use rten_tensor::prelude::*;
 use rten_tensor::{Tensor, TensorView};
 
@@ -26,10 +26,7 @@ impl Rten {
     pub(super) fn load(path: &Path, threads: usize) -> Result<Self, RuntimeError> {
         let load_error = |reason| RuntimeError::Load { runtime: RuntimeKind::Rten, path: path.to_owned(), reason };
         wire::check(path).map_err(load_error)?;
-        let mut options = ModelOptions::with_all_ops();
-        // Costs memory and load time, and saves packing the same weights again in every run.
-        options.prepack_weights(true);
-        let model = contained(|| options.load_file(path).map_err(|error| error.to_string())).map_err(load_error)?;
+        let model = contained(|| Model::load_file(path).map_err(|error| error.to_string())).map_err(load_error)?;
 
         let (&[input], &[_]) = (model.input_ids(), model.output_ids()) else {
             let (inputs, outputs) = (model.input_ids().len(), model.output_ids().len());
