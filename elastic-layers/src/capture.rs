@@ -6,18 +6,17 @@
 //! ([`CapturedModel::macs`], [`CapturedModel::parameters`]) and its ONNX file are both read from
 //! that one list.
 
+mod cost;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use burn::backend::capture::{CaptureBackend, CompletedCaptureScope, TensorId};
-use burn::backend::ir::{
-    BaseOperationIr, FloatOperationIr, ModuleOperationIr, NumericOperationIr, OperationIr, TensorIr,
-};
+use burn::backend::ir::{BaseOperationIr, OperationIr, TensorIr};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use serde::Serialize;
 
-use crate::Macs;
+pub use cost::{LayerCost, LayerKind};
 
 /// A model's forward at one input shape.
 #[derive(Clone, Debug)]
@@ -54,42 +53,6 @@ pub struct ParameterUse<'a> {
     pub name: &'a str,
     /// How many of its elements are in use: fewer than it has when it was sliced.
     pub elements: u64,
-}
-
-/// What kind of layer a [`LayerCost`] describes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LayerKind {
-    /// A convolution of one, two or three spatial dimensions, depthwise ones included.
-    Convolution,
-    /// A transposed convolution.
-    TransposedConvolution,
-    /// A linear layer, or a matrix product with a parameter.
-    Linear,
-}
-
-/// One layer that multiplies: its shapes and its cost for one image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LayerCost {
-    /// The module path, such as `blocks.0.conv`; `conv_7` when the weight is not a parameter,
-    /// with the operation's position.
-    pub name: String,
-    /// What kind of layer it is.
-    pub kind: LayerKind,
-    /// The shape of its input, batch dimension included.
-    pub input: Vec<usize>,
-    /// The shape of its output, batch dimension included.
-    pub output: Vec<usize>,
-    /// The kernel size per spatial dimension; empty for a linear layer.
-    pub kernel: Vec<usize>,
-    /// The stride per spatial dimension; empty for a linear layer.
-    pub stride: Vec<usize>,
-    /// The number of groups; 1 for a linear layer.
-    pub groups: usize,
-    /// Multiply-accumulates for one image.
-    pub macs: Macs,
-    /// Elements of the weight and the bias in use.
-    pub parameters: u64,
 }
 
 /// Why a forward could not be captured.
@@ -279,60 +242,6 @@ impl CapturedModel {
             id = source.id;
         }
     }
-
-    /// The parameter that is added to every row of `product`, where one is.
-    fn bias_added_to(&self, product: &TensorIr) -> Option<&TensorIr> {
-        let width = product.shape.last().copied()? as u64;
-        self.operations.iter().find_map(|operation| {
-            let OperationIr::NumericFloat(_, NumericOperationIr::Add(op)) = operation else { return None };
-            let bias = match product.id {
-                id if id == op.lhs.id => &op.rhs,
-                id if id == op.rhs.id => &op.lhs,
-                _ => return None,
-            };
-            self.parameter_of(bias).filter(|parameter| parameter.elements == width).map(|_| bias)
-        })
-    }
-
-    /// The layers that multiply, in execution order.
-    pub fn layers(&self) -> Vec<LayerCost> {
-        self.operations
-            .iter()
-            .enumerate()
-            .filter_map(|(index, operation)| Some(Product::of(self, operation)?.cost(self, index)))
-            .collect()
-    }
-
-    /// Multiply-accumulates of all convolutions and linear layers for one image.
-    pub fn macs(&self) -> Macs {
-        self.layers().iter().map(|layer| layer.macs).sum()
-    }
-
-    /// Trainable parameters that the forward uses, counted as PyTorch does: weights, biases, gamma
-    /// and beta, but no running statistics. A parameter used twice counts once; of a sliced one,
-    /// the slice counts.
-    pub fn parameters(&self) -> u64 {
-        self.used_parameters().values().sum()
-    }
-
-    /// The elements in use of every trainable parameter that the forward uses, by module path.
-    pub fn used_parameters(&self) -> BTreeMap<&str, u64> {
-        let mut used: BTreeMap<&str, u64> = BTreeMap::new();
-        for operation in &self.operations {
-            if rearranged(operation).is_some() {
-                continue;
-            }
-            for tensor in trainable_inputs(operation) {
-                if let Some(parameter) = self.parameter_of(tensor)
-                    && !is_running_statistic(parameter.name)
-                {
-                    let elements = used.entry(parameter.name).or_default();
-                    *elements = (*elements).max(parameter.elements);
-                }
-            }
-        }
-        used
-    }
 }
 
 /// The input of an operation that only picks or rearranges elements.
@@ -352,103 +261,6 @@ fn rearranged(operation: &OperationIr) -> Option<&TensorIr> {
         Op::Select(op) => Some(&op.tensor),
         Op::Cast(op) => Some(&op.input),
         _ => None,
-    }
-}
-
-/// The inputs of an operation that may hold trainable values: all but a batch norm's statistics.
-fn trainable_inputs(operation: &OperationIr) -> Vec<&TensorIr> {
-    match operation {
-        OperationIr::Module(ModuleOperationIr::BatchNorm(op)) => vec![&op.gamma, &op.beta],
-        operation => operation.inputs().collect(),
-    }
-}
-
-fn is_running_statistic(name: &str) -> bool {
-    matches!(name.rsplit('.').next(), Some("running_mean" | "running_var"))
-}
-
-/// An operation that multiplies activations by a weight.
-struct Product<'a> {
-    kind: LayerKind,
-    input: &'a TensorIr,
-    weight: &'a TensorIr,
-    bias: Option<&'a TensorIr>,
-    output: &'a TensorIr,
-    stride: Vec<usize>,
-    groups: usize,
-}
-
-macro_rules! convolution {
-    ($kind:ident, $op:expr) => {
-        Some(Product {
-            kind: LayerKind::$kind,
-            input: &$op.x,
-            weight: &$op.weight,
-            bias: $op.bias.as_ref(),
-            output: &$op.out,
-            stride: $op.options.stride.to_vec(),
-            groups: $op.options.groups,
-        })
-    };
-}
-
-impl<'a> Product<'a> {
-    fn of(model: &'a CapturedModel, operation: &'a OperationIr) -> Option<Self> {
-        use ModuleOperationIr as Op;
-        match operation {
-            OperationIr::Module(Op::Conv1d(op)) => convolution!(Convolution, op),
-            OperationIr::Module(Op::Conv2d(op)) => convolution!(Convolution, op),
-            OperationIr::Module(Op::Conv3d(op)) => convolution!(Convolution, op),
-            OperationIr::Module(Op::ConvTranspose1d(op)) => convolution!(TransposedConvolution, op),
-            OperationIr::Module(Op::ConvTranspose2d(op)) => convolution!(TransposedConvolution, op),
-            OperationIr::Module(Op::ConvTranspose3d(op)) => convolution!(TransposedConvolution, op),
-            OperationIr::Module(Op::Linear(op)) => Some(Self::linear(&op.x, &op.weight, op.bias.as_ref(), &op.out)),
-            // Burn records a linear layer as a matrix product and an addition.
-            OperationIr::Float(_, FloatOperationIr::Matmul(op)) => model
-                .parameter_of(&op.rhs)
-                .map(|_| Self::linear(&op.lhs, &op.rhs, model.bias_added_to(&op.out), &op.out)),
-            _ => None,
-        }
-    }
-
-    fn linear(input: &'a TensorIr, weight: &'a TensorIr, bias: Option<&'a TensorIr>, output: &'a TensorIr) -> Self {
-        let kind = LayerKind::Linear;
-        Self { kind, input, weight, bias, output, stride: Vec::new(), groups: 1 }
-    }
-
-    /// Multiply-accumulates for the whole batch.
-    fn macs(&self) -> u64 {
-        let (positions, per_position) = match self.kind {
-            // Weight [out, in / groups, k...]: every output element sums over in / groups * k.
-            LayerKind::Convolution => (self.output, self.weight.shape[1..].iter().product()),
-            // Weight [in, out / groups, k...]: every input element feeds out / groups * k.
-            LayerKind::TransposedConvolution => (self.input, self.weight.shape[1..].iter().product()),
-            LayerKind::Linear => (self.output, self.input.shape.last().copied().unwrap_or(1)),
-        };
-        positions.shape.num_elements() as u64 * per_position as u64
-    }
-
-    fn cost(&self, model: &CapturedModel, index: usize) -> LayerCost {
-        let elements = |tensor: &TensorIr| tensor.shape.num_elements() as u64;
-        let name = match model.parameter_of(self.weight) {
-            Some(weight) => weight.name.strip_suffix(".weight").unwrap_or(weight.name).to_string(),
-            None if self.kind == LayerKind::Linear => format!("linear_{index}"),
-            None => format!("conv_{index}"),
-        };
-        LayerCost {
-            name,
-            kind: self.kind,
-            input: self.input.shape.to_vec(),
-            output: self.output.shape.to_vec(),
-            kernel: match self.kind {
-                LayerKind::Linear => Vec::new(),
-                _ => self.weight.shape[2..].to_vec(),
-            },
-            stride: self.stride.clone(),
-            groups: self.groups,
-            macs: Macs(self.macs() / model.batch() as u64),
-            parameters: elements(self.weight) + self.bias.map_or(0, elements),
-        }
     }
 }
 

@@ -50,4 +50,4 @@ pub use error::{ExportError, UnsupportedOperation};
 #[cfg(feature = "burn")]
 pub use export::{OnnxExporter, OnnxModel};
 #[cfg(feature = "burn")]
-pub use verify::{VerifyEntry, VerifyReport, reference, verify};
+pub use verify::{Reference, VerifyEntry, VerifyReport, reference, verify};

@@ -53,13 +53,16 @@ impl VerifyReport {
     }
 }
 
+/// An input and the output expected for it.
+pub type Reference = (ArrayD<f32>, ArrayD<f32>);
+
 /// An input and what Burn computed from it, for [`verify()`].
 ///
 /// # Shapes
 ///
 /// - `input`: `[batch, ...]`
 /// - `output`: `[batch, ..., classes]`
-pub fn reference<const D: usize, const O: usize>(input: Tensor<D>, output: Tensor<O>) -> (ArrayD<f32>, ArrayD<f32>) {
+pub fn reference<const D: usize, const O: usize>(input: Tensor<D>, output: Tensor<O>) -> Reference {
     (array(input), array(output))
 }
 
@@ -72,27 +75,17 @@ fn array<const D: usize>(tensor: Tensor<D>) -> ArrayD<f32> {
 /// Runs an ONNX file on every input in every runtime, with one thread, and compares with the expected outputs.
 ///
 /// A runtime that is missing, or fails to load or to run the file, is an entry that did not pass.
-pub fn verify(
-    path: &Path,
-    reference: &[(ArrayD<f32>, ArrayD<f32>)],
-    runtimes: &[RuntimeKind],
-    tolerance: f32,
-) -> VerifyReport {
+pub fn verify(path: &Path, reference: &[Reference], runtimes: &[RuntimeKind], tolerance: f32) -> VerifyReport {
     let entries = runtimes.iter().flat_map(|kind| entries_of(path, reference, *kind, tolerance)).collect();
     VerifyReport { tolerance, entries }
 }
 
-fn entries_of(
-    path: &Path,
-    reference: &[(ArrayD<f32>, ArrayD<f32>)],
-    kind: RuntimeKind,
-    tolerance: f32,
-) -> Vec<VerifyEntry> {
+fn entries_of(path: &Path, reference: &[Reference], kind: RuntimeKind, tolerance: f32) -> Vec<VerifyEntry> {
     let mut network = match runtime::load(kind, path, 1) {
         Ok(network) => network,
         Err(error) => return vec![failed(kind, None, None, &error)],
     };
-    let mut by_batch: BTreeMap<usize, Vec<&(ArrayD<f32>, ArrayD<f32>)>> = BTreeMap::new();
+    let mut by_batch: BTreeMap<usize, Vec<&Reference>> = BTreeMap::new();
     for pair in reference {
         by_batch.entry(pair.0.shape().first().copied().unwrap_or(1)).or_default().push(pair);
     }
@@ -130,7 +123,7 @@ struct Comparison {
     shape_mismatch: Option<String>,
 }
 
-fn compare(network: &mut dyn Runtime, pairs: &[&(ArrayD<f32>, ArrayD<f32>)]) -> Result<Comparison, RuntimeError> {
+fn compare(network: &mut dyn Runtime, pairs: &[&Reference]) -> Result<Comparison, RuntimeError> {
     let mut comparison = Comparison::default();
     for (input, expected) in pairs {
         comparison.add(&network.run(input)?, expected);

@@ -35,7 +35,7 @@ pub(crate) fn lower(captured: &CapturedModel, shapes: &Shapes) -> Result<Graph, 
     let values = BTreeMap::from([(captured.input.id, graph.input)]);
     let mut lowering = Lowering { captured, shapes, graph, values, origins: BTreeMap::new() };
     let mut unsupported = Vec::new();
-    for operation in &captured.operations {
+    for (place, operation) in captured.operations.iter().enumerate() {
         let module = lowering.module(operation);
         let origin = module.clone().or_else(|| lowering.inherited_origin(operation));
         if let Err(failure) = lowering.operation(operation, module) {
@@ -52,7 +52,7 @@ pub(crate) fn lower(captured: &CapturedModel, shapes: &Shapes) -> Result<Graph, 
             // An output of an operation that failed stands for itself, so that those after it are still looked at.
             lowering.output(output);
             if let Some(origin) = &origin {
-                lowering.origins.insert(output.id, origin.clone());
+                lowering.origins.insert(output.id, (place, origin.clone()));
             }
         }
     }
@@ -92,8 +92,8 @@ pub(crate) struct Lowering<'a> {
     shapes: &'a Shapes,
     pub(crate) graph: Graph,
     values: BTreeMap<TensorId, ValueId>,
-    /// The last module with parameters on the way to a tensor.
-    origins: BTreeMap<TensorId, String>,
+    /// The last module with parameters on the way to a tensor, and the place of the operation that computes it.
+    origins: BTreeMap<TensorId, (usize, String)>,
 }
 
 impl Lowering<'_> {
@@ -202,12 +202,17 @@ impl Lowering<'_> {
     /// The module whose parameters an operation uses.
     fn module(&self, operation: &OperationIr) -> Option<String> {
         let parameter = operation.inputs().find_map(|tensor| self.captured.parameter_of(tensor))?;
-        let module = parameter.name.rsplit_once('.').map_or(parameter.name, |(module, _)| module);
-        Some(module.to_string())
+        match parameter.name.rsplit_once('.') {
+            Some((module, _)) => Some(module.to_string()),
+            // The model is itself a layer of Burn's: it has no path.
+            None if matches!(parameter.name, "weight" | "bias" | "gamma" | "beta" | "alpha") => None,
+            None => Some(parameter.name.to_string()),
+        }
     }
 
     fn inherited_origin(&self, operation: &OperationIr) -> Option<String> {
-        operation.inputs().find_map(|tensor| self.origins.get(&tensor.id).cloned())
+        let origins = operation.inputs().filter_map(|tensor| self.origins.get(&tensor.id));
+        origins.max_by_key(|(place, _)| *place).map(|(_, origin)| origin.clone())
     }
 }
 

@@ -6,7 +6,7 @@ use super::{Lowered, Lowering, unsupported_because};
 use crate::graph::{Attribute, Dim, Node};
 
 /// `Resize` by `scales`: `sizes` would have to name the batch size, and the `axes` attribute that avoids that is not
-/// known to every runtime. A runtime computes the output size as `floor(input * scale)` in `f32`, so the scale is
+/// known to every runtime. A runtime computes the output size as `floor(input * scale)`, so the scale is
 /// chosen among the neighbours of `output / input` to give exactly the captured size.
 pub(super) fn interpolate(lowering: &mut Lowering<'_>, op: &InterpolateOpIr) -> Lowered {
     let input = [op.x.shape[2], op.x.shape[3]];
@@ -47,7 +47,11 @@ fn scale(input: usize, output: usize, nearest: bool) -> Option<f32> {
     let exact = output as f32 / input as f32;
     let candidates =
         [exact, exact.next_up(), exact.next_down(), exact.next_up().next_up(), exact.next_down().next_down()];
-    let sized = |scale: &f32| (input as f32 * scale).floor() as usize == output;
+    // `onnx` itself computes sizes in `f64`.
+    let sized = |scale: &f32| {
+        (input as f32 * scale).floor() as usize == output
+            && (input as f64 * f64::from(*scale)).floor() as usize == output
+    };
     let sourced = |scale: &f32| {
         nearest_sources(input, output).enumerate().all(|(index, source)| {
             let position = index as f32;
@@ -83,6 +87,7 @@ mod tests {
             for output in 1..=256 {
                 let scale = scale(input, output, false).expect("a neighbour of the ratio");
                 assert_eq!((input as f32 * scale).floor() as usize, output, "{input} to {output}");
+                assert_eq!((input as f64 * f64::from(scale)).floor() as usize, output, "{input} to {output}");
             }
         }
     }

@@ -39,9 +39,10 @@ fn fold(graph: &mut Graph, index: usize) -> Option<()> {
     };
     let new_bias: ArrayD<f32> = (old_bias * &scale + shift).mapv(|value| value as f32).into_dyn();
 
-    let module = target.module.clone().unwrap_or_default();
-    let weight = graph.add_floats(graph.value(weight).name.clone(), folded);
-    let bias_value = graph.add_floats(format!("{module}.bias"), new_bias);
+    let name = graph.value(weight).name.clone();
+    let bias_name = format!("{}bias", name.strip_suffix("weight").unwrap_or(&name));
+    let weight = graph.add_floats(name, folded);
+    let bias_value = graph.add_floats(bias_name, new_bias);
     let node = &mut graph.nodes[producer];
     node.inputs = vec![node.inputs[0], Some(weight), Some(bias_value)];
     node.doc = folded_doc(bias.is_some(), norm.module.as_deref());

@@ -1,8 +1,10 @@
 use crate::graph::{Graph, Node, ValueId};
 
-/// Turns a matrix product with a constant, and the addition of a constant row to it, into one `Gemm`.
+/// Turns a matrix product with a constant, and the addition of a constant row to it, into one `Gemm`. Constants of
+/// other products lose leading axes of size 1.
 pub(crate) fn form_gemm(graph: &mut Graph) {
     for index in 0..graph.nodes.len() {
+        drop_leading_axes(graph, index);
         if !is_linear(graph, &graph.nodes[index]) {
             continue;
         }
@@ -17,6 +19,25 @@ pub(crate) fn form_gemm(graph: &mut Graph) {
         }
     }
     super::drop_dead_nodes(graph);
+}
+
+/// A constant matrix that was given leading axes to match the rank of the activations.
+fn drop_leading_axes(graph: &mut Graph, index: usize) -> Option<()> {
+    let node = &graph.nodes[index];
+    if node.op != "MatMul" {
+        return None;
+    }
+    let weight = node.input(1)?;
+    let array = graph.floats(weight)?;
+    let leading = array.ndim().checked_sub(2)?;
+    if leading == 0 || array.shape()[..leading].iter().any(|size| *size != 1) {
+        return None;
+    }
+    let matrix = array.clone().into_shape_with_order(ndarray::IxDyn(&array.shape()[leading..])).ok()?;
+    let name = graph.value(weight).name.clone();
+    let matrix = graph.add_floats(name, matrix);
+    graph.nodes[index].inputs[1] = Some(matrix);
+    Some(())
 }
 
 /// A product of a matrix of activations, one row per image, and a constant matrix.
@@ -72,11 +93,13 @@ mod tests {
     fn products_of_activations_and_of_higher_rank_stay() {
         let mut graph = graph(&[1, 3, 3]);
         let input = graph.input;
-        let weight = graph.add_floats("head.weight", array(&[3, 2], &[0.0; 6]));
+        let weight = graph.add_floats("head.weight", array(&[1, 3, 2], &[0.0; 6]));
         let product = append(&mut graph, "MatMul", &[input, input], &[1, 3, 3]);
         append(&mut graph, "MatMul", &[product, weight], &[1, 3, 2]);
         form_gemm(&mut graph);
         assert_eq!(ops(&graph), ["MatMul", "MatMul"]);
+        let weight = graph.nodes[1].input(1).expect("a weight");
+        assert_eq!(graph.shape(weight), Some(vec![3, 2]));
     }
 
     #[test]

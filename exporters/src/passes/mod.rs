@@ -9,6 +9,7 @@ mod global_pool;
 mod hard_swish;
 mod names;
 mod no_ops;
+mod repeated_nodes;
 
 pub(crate) use dead_nodes::drop_dead_nodes;
 pub(crate) use fold_batch_norm::fold_batch_norm;
@@ -19,6 +20,7 @@ pub(crate) use global_pool::form_global_pool;
 pub(crate) use hard_swish::form_hard_swish;
 pub(crate) use names::name_values;
 pub(crate) use no_ops::drop_no_ops;
+pub(crate) use repeated_nodes::merge_repeated_nodes;
 
 use crate::graph::Graph;
 
@@ -27,6 +29,7 @@ pub(crate) fn clean(graph: &mut Graph) {
     fold_constants(graph);
     drop_no_ops(graph);
     drop_dead_nodes(graph);
+    merge_repeated_nodes(graph);
     form_gemm(graph);
     fold_batch_norm(graph);
     fold_padding(graph);

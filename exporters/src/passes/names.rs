@@ -10,10 +10,12 @@ use crate::graph::{Constant, Graph, Node, ValueId};
 pub(crate) fn name_values(graph: &mut Graph, input: &str, output: &str) {
     share_constants(graph);
     let mut taken = BTreeSet::from([input.to_string(), output.to_string()]);
-    let mut roots = BTreeMap::from([(graph.input, input.to_string())]);
+    // The module behind a value, and the place of the node that computes the value.
+    let mut roots = BTreeMap::from([(graph.input, (0, input.to_string()))]);
     for index in 0..graph.nodes.len() {
         let node = &graph.nodes[index];
-        let inherited = || node.inputs.iter().flatten().find_map(|id| roots.get(id)).cloned();
+        let latest = || node.inputs.iter().flatten().filter_map(|id| roots.get(id)).max_by_key(|(place, _)| *place);
+        let inherited = || latest().map(|(_, root)| root.clone());
         let (root, wanted) = match &node.module {
             Some(module) => (module.clone(), module.clone()),
             None => {
@@ -23,7 +25,7 @@ pub(crate) fn name_values(graph: &mut Graph, input: &str, output: &str) {
             }
         };
         let name = unique(&mut taken, wanted);
-        roots.insert(node.output, root);
+        roots.insert(node.output, (index + 1, root));
         let id = node.output;
         graph.nodes[index].name.clone_from(&name);
         graph.value_mut(id).name = name;
