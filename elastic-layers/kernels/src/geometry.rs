@@ -140,7 +140,10 @@ impl Geometry {
             let target = &mut split[number * self.phase_plane()..][..self.phase_plane()];
             let (columns, first) = self.covered(1, start[1]);
             let (rows, first_row) = self.covered(0, start[0]);
-            for (row, y) in rows.clone().zip((first_row..).step_by(self.stride[0])) {
+            if columns.is_empty() {
+                continue;
+            }
+            for (row, y) in rows.zip((first_row..).step_by(self.stride[0])) {
                 let target = &mut target[row * width..][columns.clone()];
                 let source = &plane[y * self.input[1] + first..(y + 1) * self.input[1]];
                 if self.stride[1] == 1 {
@@ -161,6 +164,9 @@ impl Geometry {
         let start = self.phases[phase];
         let (columns, first) = self.covered(1, start[1]);
         let (rows, first_row) = self.covered(0, start[0]);
+        if columns.is_empty() {
+            return;
+        }
         for (row, y) in rows.zip((first_row..).step_by(self.stride[0])) {
             let source = &source[row * width..][columns.clone()];
             let target = &mut plane[y * self.input[1] + first..(y + 1) * self.input[1]];

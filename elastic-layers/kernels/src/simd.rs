@@ -40,8 +40,8 @@ impl Level {
     fn best() -> Self {
         static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| {
-            let available = Self::ALL.into_iter().filter(|level| level.is_available());
-            available.last().unwrap_or(Self::Scalar)
+            let mut available = Self::ALL.into_iter().filter(|level| level.is_available());
+            available.next_back().unwrap_or(Self::Scalar)
         })
     }
 }
