@@ -25,7 +25,11 @@ fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
 }
 
 /// Forward on a plain device, and forward and backward on an autodiff device.
-fn both(name: String, inputs: Vec<[usize; 4]>, work: impl Fn(Vec<Tensor<4>>) -> Tensor<4> + Clone + 'static) -> Vec<Case> {
+fn both(
+    name: String,
+    inputs: Vec<[usize; 4]>,
+    work: impl Fn(Vec<Tensor<4>>) -> Tensor<4> + Clone + 'static,
+) -> Vec<Case> {
     let plain = Device::flex();
     let recording = Device::flex().autodiff();
     let tensors: Vec<Tensor<4>> = inputs.iter().map(|shape| random(*shape, &plain)).collect();
@@ -147,7 +151,11 @@ fn main() {
     let only = value("--only").unwrap_or_default();
     let json = arguments.iter().any(|argument| argument == "--json");
     if !json {
-        println!("batch {BATCH}, {} threads, {:?}; milliseconds, median of {runs}", rayon::current_num_threads(), level());
+        println!(
+            "batch {BATCH}, {} threads, {:?}; milliseconds, median of {runs}",
+            rayon::current_num_threads(),
+            level()
+        );
         println!("{:58} {:>9} {:>9} {:>7}", "operation", "ours", "Burn's", "ratio");
     }
     for case in cases().iter().filter(|case| case.name.contains(&only)) {

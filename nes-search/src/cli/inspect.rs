@@ -124,7 +124,7 @@ fn captured(
 fn table(space: &SearchSpace, architecture: &Architecture, captured: &CapturedModel) -> anyhow::Result<String> {
     let mut text = format!("{space}\n\n{architecture}\n\n");
     let mut table = Table::new();
-    table.set_preset(NOTHING);
+    table.load_style(NOTHING);
     table.set_header(["layer", "input", "output", "MACs", "parameters"]);
     for layer in captured.layers() {
         table.add_row([
