@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{Dependency, DependencyKind, Metadata, MetadataCommand, Package};
 
 /// What each crate of the workspace may depend on in the workspace.
-const ALLOWED: [(&str, &[&str]); 7] = [
+const ALLOWED: [(&str, &[&str]); 6] = [
     ("elastic-layers-derive", &[]),
     ("elastic-layers", &["elastic-layers-derive"]),
     ("exporters", &["elastic-layers"]),
