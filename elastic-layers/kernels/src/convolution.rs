@@ -225,7 +225,7 @@ impl WithSimd for DepthwiseTask<'_, '_> {
                         left: Runs { data: &spread, offsets: &[lead], image: spread_plane },
                         right: Runs { data: &split, offsets, image: split_plane },
                         images: images.len(),
-                        length: geometry.run(),
+                        length: geometry.whole_run(),
                         target: &mut self.weight_grad[number * taps..][..taps],
                     }
                     .with_simd(simd);
@@ -428,7 +428,7 @@ impl<'a> DenseWeight<'a> {
                 left: Runs { data: left, offsets: &rows, image: spread_image_size },
                 right: Runs { data: right, offsets: &self.offsets, image: split_image_size },
                 images: count,
-                length: geometry.run(),
+                length: if geometry.pointwise { geometry.run() } else { geometry.whole_run() },
                 target: &mut *sums,
             });
         }

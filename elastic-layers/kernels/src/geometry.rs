@@ -10,6 +10,9 @@ use burn::tensor::ops::ConvOptions;
 
 use crate::simd::copy_row;
 
+/// Numbers in the longest vector.
+const SLACK: usize = 16;
+
 /// One element of the kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tap {
@@ -107,9 +110,9 @@ impl Geometry {
         self.phase[0] * self.phase[1]
     }
 
-    /// Numbers in all phases of a plane.
+    /// Numbers in all phases of a plane, and zeros behind them so that a run can be read in whole vectors.
     pub fn split_plane(&self) -> usize {
-        self.phases.len() * self.phase_plane()
+        self.phases.len() * self.phase_plane() + SLACK
     }
 
     /// Length of a run: from the first output of a plane to its last, in rows as long as a phase's.
@@ -127,9 +130,14 @@ impl Geometry {
         self.taps.iter().map(|tap| tap.shift).max().unwrap_or(0)
     }
 
-    /// Numbers in a spread output gradient.
+    /// Numbers in a spread output gradient, zeros behind them included.
     pub fn spread_plane(&self) -> usize {
-        self.lead() + self.phase_plane()
+        self.lead() + self.phase_plane() + SLACK
+    }
+
+    /// Length of a run in whole vectors, of split planes and spread gradients: the last numbers of the latter are 0.
+    pub fn whole_run(&self) -> usize {
+        self.run().next_multiple_of(SLACK)
     }
 
     /// Copies an input plane into its phases; the padding in `split` is left as it is.
@@ -186,6 +194,7 @@ impl Geometry {
     }
 
     /// The rows or columns of a phase that lie in the input, and the input's row or column at the first.
+    #[inline(always)]
     fn covered(&self, axis: usize, start: usize) -> (std::ops::Range<usize>, usize) {
         let [stride, padding] = [self.stride[axis], self.padding[axis]];
         let first = padding.saturating_sub(start).div_ceil(stride);

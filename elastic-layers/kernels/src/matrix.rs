@@ -1,10 +1,10 @@
 //! The two inner loops of every convolution: weighted sums of runs, and dot products of runs.
-
-use std::array::from_fn;
+//!
+//! Plain loops over indices: a closure that is handed to a function of the library may not be inlined, and is then
+//! compiled without the vector instructions.
+#![allow(clippy::needless_range_loop)]
 
 use pulp::{Simd, WithSimd};
-
-use crate::simd::{load, store};
 
 /// Rows of a weight matrix that are multiplied together.
 const ROWS: usize = 6;
@@ -125,10 +125,13 @@ impl Sums<'_> {
 
     #[inline(always)]
     fn start<S: Simd, const H: usize>(&self, simd: S, first: usize) -> [S::f32s; H] {
-        match self.bias {
-            Some(bias) => from_fn(|row| simd.splat_f32s(bias[first + row])),
-            None => [simd.splat_f32s(0.0); H],
+        let mut start = [simd.splat_f32s(0.0); H];
+        if let Some(bias) = self.bias {
+            for row in 0..H {
+                start[row] = simd.splat_f32s(bias[first + row]);
+            }
         }
+        start
     }
 
     #[inline(always)]
@@ -142,22 +145,25 @@ impl Sums<'_> {
     fn block<S: Simd, const H: usize, const V: usize>(&mut self, simd: S, first: usize, at: usize) {
         let lanes = S::F32_LANES;
         let source = &self.source[at..];
-        let mut sums: [[S::f32s; V]; H] = self.start::<S, H>(simd, first).map(|start| [start; V]);
+        let start = self.start::<S, H>(simd, first);
+        let mut sums = [[simd.splat_f32s(0.0); V]; H];
+        for row in 0..H {
+            sums[row] = [start[row]; V];
+        }
         for (weights, &offset) in self.weights::<H>(first).iter().zip(self.offsets) {
-            let run = &source[offset..offset + V * lanes];
-            let run: [S::f32s; V] = from_fn(|vector| load(simd, &run[vector * lanes..]));
-            for (sums, weight) in sums.iter_mut().zip(weights) {
-                let weight = simd.splat_f32s(*weight);
-                for (sum, value) in sums.iter_mut().zip(run) {
-                    *sum = simd.mul_add_e_f32s(weight, value, *sum);
+            let run = S::as_simd_f32s(&source[offset..offset + V * lanes]).0;
+            let mut values = [simd.splat_f32s(0.0); V];
+            values.copy_from_slice(&run[..V]);
+            for row in 0..H {
+                let weight = simd.splat_f32s(weights[row]);
+                for vector in 0..V {
+                    sums[row][vector] = simd.mul_add_e_f32s(weight, values[vector], sums[row][vector]);
                 }
             }
         }
-        for (row, sums) in sums.into_iter().enumerate() {
+        for row in 0..H {
             let target = &mut self.target[(first + row) * self.stride + at..][..V * lanes];
-            for (vector, sum) in sums.into_iter().enumerate() {
-                store(simd, &mut target[vector * lanes..], sum);
-            }
+            S::as_mut_simd_f32s(target).0[..V].copy_from_slice(&sums[row]);
         }
     }
 
@@ -243,14 +249,23 @@ impl Dots<'_> {
     #[inline(always)]
     fn tile<S: Simd, const H: usize, const W: usize>(&mut self, simd: S, row: usize, column: usize) {
         let mut sums = [[simd.splat_f32s(0.0); W]; H];
+        let vectors = self.length / S::F32_LANES;
         for image in 0..self.images {
             let left: [&[f32]; H] = runs(self.left, row, image, self.length);
             let right: [&[f32]; W] = runs(self.right, column, image, self.length);
-            let vectors = self.length / S::F32_LANES;
-            let lefts: [&[S::f32s]; H] = left.map(|run| &S::as_simd_f32s(run).0[..vectors]);
-            let rights: [&[S::f32s]; W] = right.map(|run| &S::as_simd_f32s(run).0[..vectors]);
+            let mut lefts: [&[S::f32s]; H] = [&[]; H];
+            for row in 0..H {
+                lefts[row] = &S::as_simd_f32s(left[row]).0[..vectors];
+            }
+            let mut rights: [&[S::f32s]; W] = [&[]; W];
+            for column in 0..W {
+                rights[column] = &S::as_simd_f32s(right[column]).0[..vectors];
+            }
             for vector in 0..vectors {
-                let left: [S::f32s; H] = from_fn(|row| lefts[row][vector]);
+                let mut left = [simd.splat_f32s(0.0); H];
+                for row in 0..H {
+                    left[row] = lefts[row][vector];
+                }
                 for column in 0..W {
                     let right = rights[column][vector];
                     for row in 0..H {
@@ -258,27 +273,52 @@ impl Dots<'_> {
                     }
                 }
             }
-            let done = vectors * S::F32_LANES;
-            if done < self.length {
-                let left: [S::f32s; H] = left.map(|run| simd.partial_load_f32s(&run[done..]));
-                for column in 0..W {
-                    let right = simd.partial_load_f32s(&right[column][done..]);
-                    for row in 0..H {
-                        sums[row][column] = simd.mul_add_e_f32s(left[row], right, sums[row][column]);
+            if vectors * S::F32_LANES < self.length {
+                for row in 0..H {
+                    let left = ending(simd, left[row], self.length - vectors * S::F32_LANES);
+                    for column in 0..W {
+                        let right = last(simd, right[column]);
+                        sums[row][column] = simd.mul_add_e_f32s(left, right, sums[row][column]);
                     }
                 }
             }
         }
         let columns = self.right.offsets.len();
-        for (r, sums) in sums.into_iter().enumerate() {
-            for (c, sum) in sums.into_iter().enumerate() {
-                self.target[(row + r) * columns + column + c] += simd.reduce_sum_f32s(sum);
+        for r in 0..H {
+            for c in 0..W {
+                self.target[(row + r) * columns + column + c] += simd.reduce_sum_f32s(sums[r][c]);
             }
         }
     }
 }
 
+/// The last vector of a run; a run shorter than a vector, with zeros behind it.
+#[inline(always)]
+fn last<S: Simd>(simd: S, run: &[f32]) -> S::f32s {
+    match run.len().checked_sub(S::F32_LANES) {
+        Some(at) => S::as_simd_f32s(&run[at..]).0[0],
+        None => simd.partial_load_f32s(run),
+    }
+}
+
+/// As [`last`], with zeros for all but the last `count` numbers of the run.
+#[inline(always)]
+fn ending<S: Simd>(simd: S, run: &[f32], count: usize) -> S::f32s {
+    const PLACES: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+    let value = last(simd, run);
+    if run.len() < S::F32_LANES {
+        return value;
+    }
+    let places = S::as_simd_f32s(&PLACES).0[0];
+    let first = simd.splat_f32s((S::F32_LANES - count) as f32);
+    simd.select_f32s(simd.less_than_f32s(places, first), simd.splat_f32s(0.0), value)
+}
+
 #[inline(always)]
 fn runs<'a, const N: usize>(runs: Runs<'a>, first: usize, image: usize, length: usize) -> [&'a [f32]; N] {
-    from_fn(|run| &runs.data[image * runs.image + runs.offsets[first + run]..][..length])
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for run in 0..N {
+        slices[run] = &runs.data[image * runs.image + runs.offsets[first + run]..][..length];
+    }
+    slices
 }

@@ -1,4 +1,5 @@
 //! Batch normalisation with an activation, forward and backward, one channel after the other.
+#![allow(clippy::needless_range_loop)]
 
 use std::array::from_fn;
 use std::ops::Range;
@@ -8,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::Activation;
 use crate::parallel::{ChannelTask, channel_tasks};
-use crate::simd::{load, run, store};
+use crate::simd::{run, store};
 
 /// The sizes of an input: `[batch, channels, plane]`.
 #[derive(Clone, Copy, Debug)]
@@ -171,9 +172,9 @@ impl WithSimd for Forward<'_, '_> {
                 match self.source {
                     Source::Other(x) => {
                         let x = &x[self.planes.range(image, channel)];
-                        map(simd, [x], target, |simd, [x], _| function.apply(simd, x));
+                        write(simd, x, target, function);
                     }
-                    Source::InPlace => map(simd, [], target, |simd, [], x| function.apply(simd, x)),
+                    Source::InPlace => update(simd, target, function),
                 }
             }
             used.push([mean, variance]);
@@ -186,34 +187,117 @@ impl Forward<'_, '_> {
     /// Mean, then the mean of squared differences from it.
     #[inline(always)]
     fn batch_statistics<S: Simd>(&self, simd: S, number: usize, channel: usize) -> [f32; 2] {
-        let plane_of = |image: usize| match self.source {
+        let (count, zero) = (self.planes.per_channel(), simd.splat_f32s(0.0));
+        let mut total = 0.0;
+        for image in 0..self.planes.batch {
+            let [sum] = fold(simd, [self.plane(number, channel, image)], Centered([zero]));
+            total += f64::from(sum);
+        }
+        let mean = (total / count) as f32;
+        let mut total = 0.0;
+        for image in 0..self.planes.batch {
+            let [sum] = fold(simd, [self.plane(number, channel, image)], Squares([simd.splat_f32s(mean)]));
+            total += f64::from(sum);
+        }
+        [mean, (total / count) as f32]
+    }
+
+    #[inline(always)]
+    fn plane(&self, number: usize, channel: usize, image: usize) -> &[f32] {
+        match self.source {
             Source::Other(x) => &x[self.planes.range(image, channel)],
             Source::InPlace => &self.task.planes[image][number * self.planes.plane..][..self.planes.plane],
-        };
-        let images = 0..self.planes.batch;
-        let [mean] = total(images.clone().map(|image| fold(simd, [plane_of(image)], |_, [x]| [x])));
-        let mean = (mean / self.planes.per_channel()) as f32;
-        let center = simd.splat_f32s(mean);
-        let [squares] = total(images.map(|image| {
-            fold(simd, [plane_of(image)], |simd, [x]| {
-                let centered = simd.sub_f32s(x, center);
-                [simd.mul_f32s(centered, centered)]
-            })
-        }));
-        [mean, (squares / self.planes.per_channel()) as f32]
+        }
     }
 }
 
-/// The sums of the planes' sums.
-#[inline(always)]
-fn total<const N: usize>(planes: impl Iterator<Item = [f32; N]>) -> [f64; N] {
-    let mut total = [0.0; N];
-    for plane in planes {
-        for (total, plane) in total.iter_mut().zip(plane) {
-            *total += f64::from(plane);
+/// A function of vectors. Not a closure: one that is not inlined would be compiled without the vector instructions.
+pub(crate) trait Function<S: Simd, const N: usize, const M: usize>: Copy {
+    fn call(self, simd: S, x: [S::f32s; N]) -> [S::f32s; M];
+}
+
+/// The numbers without a mean.
+#[derive(Clone, Copy)]
+struct Centered<S: Simd>([S::f32s; 1]);
+
+impl<S: Simd> Function<S, 1, 1> for Centered<S> {
+    #[inline(always)]
+    fn call(self, simd: S, x: [S::f32s; 1]) -> [S::f32s; 1] {
+        [simd.sub_f32s(x[0], self.0[0])]
+    }
+}
+
+/// Their squares.
+#[derive(Clone, Copy)]
+struct Squares<S: Simd>([S::f32s; 1]);
+
+impl<S: Simd> Function<S, 1, 1> for Squares<S> {
+    #[inline(always)]
+    fn call(self, simd: S, x: [S::f32s; 1]) -> [S::f32s; 1] {
+        let centered = simd.sub_f32s(x[0], self.0[0]);
+        [simd.mul_f32s(centered, centered)]
+    }
+}
+
+/// A channel's function.
+impl<S: Simd> Function<S, 1, 1> for Channel<S> {
+    #[inline(always)]
+    fn call(self, simd: S, x: [S::f32s; 1]) -> [S::f32s; 1] {
+        [self.apply(simd, x[0])]
+    }
+}
+
+/// The gradient of the activation's input, and its product with the centred input; of `x` and the output's gradient.
+#[derive(Clone, Copy)]
+struct Through<S: Simd> {
+    function: Channel<S>,
+    activation: Activation,
+}
+
+impl<S: Simd> Through<S> {
+    #[inline(always)]
+    fn grad(self, simd: S, x: S::f32s, grad: S::f32s) -> S::f32s {
+        let zero = simd.splat_f32s(0.0);
+        let Self { function, activation } = self;
+        match activation {
+            Activation::None => grad,
+            Activation::Relu => {
+                let before = function.before_activation(simd, x);
+                simd.select_f32s(simd.less_than_or_equal_f32s(before, zero), zero, grad)
+            }
+            Activation::Relu6 => {
+                let before = function.before_activation(simd, x);
+                let grad = simd.select_f32s(simd.less_than_f32s(before, function.low), zero, grad);
+                simd.select_f32s(simd.greater_than_f32s(before, function.high), zero, grad)
+            }
         }
     }
-    total
+}
+
+impl<S: Simd> Function<S, 2, 2> for Through<S> {
+    #[inline(always)]
+    fn call(self, simd: S, [x, grad]: [S::f32s; 2]) -> [S::f32s; 2] {
+        let grad = self.grad(simd, x, grad);
+        [grad, simd.mul_f32s(grad, simd.sub_f32s(x, self.function.mean))]
+    }
+}
+
+/// The gradient of the input, of `x` and the output's gradient.
+#[derive(Clone, Copy)]
+struct InputGrad<S: Simd> {
+    through: Through<S>,
+    mean_grad: S::f32s,
+    slope: S::f32s,
+}
+
+impl<S: Simd> Function<S, 2, 1> for InputGrad<S> {
+    #[inline(always)]
+    fn call(self, simd: S, [x, grad]: [S::f32s; 2]) -> [S::f32s; 1] {
+        let grad = self.through.grad(simd, x, grad);
+        let centered = simd.sub_f32s(x, self.through.function.mean);
+        let rest = simd.sub_f32s(simd.sub_f32s(grad, self.mean_grad), simd.mul_f32s(centered, self.slope));
+        [simd.mul_f32s(rest, self.through.function.scale)]
+    }
 }
 
 /// Gradients of gamma and beta.
@@ -249,138 +333,150 @@ impl WithSimd for Backward<'_, '_> {
     type Output = Vec<[f32; 2]>;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
-        match self.affine.activation {
-            Activation::None => self.channels(simd, |_, _, _, grad| grad),
-            Activation::Relu => {
-                let zero = simd.splat_f32s(0.0);
-                self.channels(simd, |simd, function, x, grad| {
-                    let before = function.before_activation(simd, x);
-                    simd.select_f32s(simd.less_than_or_equal_f32s(before, zero), zero, grad)
-                })
-            }
-            Activation::Relu6 => {
-                let zero = simd.splat_f32s(0.0);
-                self.channels(simd, |simd, function, x, grad| {
-                    let before = function.before_activation(simd, x);
-                    let grad = simd.select_f32s(simd.less_than_f32s(before, function.low), zero, grad);
-                    simd.select_f32s(simd.greater_than_f32s(before, function.high), zero, grad)
-                })
-            }
-        }
-    }
-}
-
-impl Backward<'_, '_> {
-    /// `through` takes the gradient of the activation's output to that of its input.
-    #[inline(always)]
-    fn channels<S: Simd>(
-        mut self,
-        simd: S,
-        through: impl Fn(S, &Channel<S>, S::f32s, S::f32s) -> S::f32s + Copy,
-    ) -> Vec<[f32; 2]> {
+    fn with_simd<S: Simd>(mut self, simd: S) -> Self::Output {
         let mut grads = Vec::with_capacity(self.task.channels.len());
         let plane = self.planes.plane;
         for (number, channel) in self.task.channels.clone().enumerate() {
             let (mean, variance) = (self.mean[channel], self.variance[channel]);
             let function = Channel::new(simd, self.affine, channel, mean, variance);
-            let [sum, products] = total(self.task.planes.iter().enumerate().map(|(image, grad)| {
+            let through = Through { function, activation: self.affine.activation };
+            let [mut total, mut products] = [0.0; 2];
+            for (image, grad) in self.task.planes.iter().enumerate() {
                 let x = &self.x[self.planes.range(image, channel)];
-                fold(simd, [x, &grad[number * plane..][..plane]], |simd, [x, grad]| {
-                    let grad = through(simd, &function, x, grad);
-                    [grad, simd.mul_f32s(grad, simd.sub_f32s(x, function.mean))]
-                })
-            }));
+                let sums = fold(simd, [x, &grad[number * plane..][..plane]], through);
+                total += f64::from(sums[0]);
+                products += f64::from(sums[1]);
+            }
             let inverse = self.affine.inverse_deviation(variance);
             let per_number = 1.0 / self.planes.per_channel();
-            let mean_grad = simd.splat_f32s((sum * per_number) as f32);
-            let slope = simd.splat_f32s((products * per_number * inverse * inverse) as f32);
+            let input = InputGrad {
+                through,
+                mean_grad: simd.splat_f32s((total * per_number) as f32),
+                slope: simd.splat_f32s((products * per_number * inverse * inverse) as f32),
+            };
             for (image, grad) in self.task.planes.iter_mut().enumerate() {
                 let x = &self.x[self.planes.range(image, channel)];
-                map(simd, [x], &mut grad[number * plane..][..plane], |simd, [x], grad| {
-                    let grad = through(simd, &function, x, grad);
-                    let centered = simd.sub_f32s(x, function.mean);
-                    let rest = simd.sub_f32s(simd.sub_f32s(grad, mean_grad), simd.mul_f32s(centered, slope));
-                    simd.mul_f32s(rest, function.scale)
-                });
+                update_with(simd, x, &mut grad[number * plane..][..plane], input);
             }
-            grads.push([(products * inverse) as f32, sum as f32]);
+            grads.push([(products * inverse) as f32, total as f32]);
         }
         grads
     }
 }
 
-/// Replaces every number of `target` by a function of it and of the numbers of `sources` at its place.
+/// Room for the longest vector.
+const LANES: usize = 16;
+
+/// The last numbers of a slice, less than a vector, through the stack: a masked store costs more.
 #[inline(always)]
-pub(crate) fn map<S: Simd, const N: usize>(
-    simd: S,
-    sources: [&[f32]; N],
-    target: &mut [f32],
-    function: impl Fn(S, [S::f32s; N], S::f32s) -> S::f32s,
-) {
-    let lanes = S::F32_LANES;
-    let length = target.len();
-    let sources = sources.map(|source| &source[..length]);
-    let whole = length / lanes * lanes;
-    let vectors = sources.map(|source| &S::as_simd_f32s(source).0[..length / lanes]);
-    for (place, target) in S::as_mut_simd_f32s(target).0.iter_mut().enumerate() {
-        *target = function(simd, vectors.map(|source| source[place]), *target);
-    }
-    if whole < length {
-        // A masked store costs more than a copy through the stack.
-        let mut end = [0.0; 16];
-        let value = simd.partial_load_f32s(&target[whole..]);
-        let sources = sources.map(|source| simd.partial_load_f32s(&source[whole..]));
-        store(simd, &mut end, function(simd, sources, value));
-        target[whole..].copy_from_slice(&end[..length - whole]);
+fn write_end<S: Simd>(simd: S, target: &mut [f32], value: S::f32s) {
+    let mut end = [0.0; LANES];
+    store(simd, &mut end, value);
+    for (target, value) in target.iter_mut().zip(end) {
+        *target = value;
     }
 }
 
-/// Sums functions of the numbers of several slices.
+/// `target = function(x)`.
 #[inline(always)]
-pub(crate) fn fold<S: Simd, const N: usize, const M: usize>(
+fn write<S: Simd>(simd: S, x: &[f32], target: &mut [f32], function: impl Function<S, 1, 1>) {
+    let x = &x[..target.len()];
+    let (xs, x_end) = S::as_simd_f32s(x);
+    let (targets, target_end) = S::as_mut_simd_f32s(target);
+    for (target, x) in targets.iter_mut().zip(xs) {
+        let [value] = function.call(simd, [*x]);
+        *target = value;
+    }
+    if !target_end.is_empty() {
+        let [value] = function.call(simd, [simd.partial_load_f32s(x_end)]);
+        write_end(simd, target_end, value);
+    }
+}
+
+/// `target = function(target)`.
+#[inline(always)]
+fn update<S: Simd>(simd: S, target: &mut [f32], function: impl Function<S, 1, 1>) {
+    let (targets, end) = S::as_mut_simd_f32s(target);
+    for target in targets {
+        let [value] = function.call(simd, [*target]);
+        *target = value;
+    }
+    if !end.is_empty() {
+        let [value] = function.call(simd, [simd.partial_load_f32s(end)]);
+        write_end(simd, end, value);
+    }
+}
+
+/// `target = function(x, target)`.
+#[inline(always)]
+fn update_with<S: Simd>(simd: S, x: &[f32], target: &mut [f32], function: impl Function<S, 2, 1>) {
+    let x = &x[..target.len()];
+    let (xs, x_end) = S::as_simd_f32s(x);
+    let (targets, end) = S::as_mut_simd_f32s(target);
+    for (target, x) in targets.iter_mut().zip(xs) {
+        let [value] = function.call(simd, [*x, *target]);
+        *target = value;
+    }
+    if !end.is_empty() {
+        let [value] = function.call(simd, [simd.partial_load_f32s(x_end), simd.partial_load_f32s(end)]);
+        write_end(simd, end, value);
+    }
+}
+
+/// Sums a function of the numbers of several slices.
+#[inline(always)]
+fn fold<S: Simd, const N: usize, const M: usize>(
     simd: S,
     sources: [&[f32]; N],
-    function: impl Fn(S, [S::f32s; N]) -> [S::f32s; M],
+    function: impl Function<S, N, M>,
 ) -> [f32; M] {
     let lanes = S::F32_LANES;
     let length = sources[0].len();
-    let sources = sources.map(|source| &source[..length]);
     let zero = simd.splat_f32s(0.0);
+    // Independent sums, so that an addition need not wait for the one before it.
     let mut sums = [[zero; M]; 4];
-    let mut add = |sum: usize, values: [S::f32s; N]| {
-        let values = function(simd, values);
-        for (sum, value) in sums[sum].iter_mut().zip(values) {
-            *sum = simd.add_f32s(*sum, value);
-        }
-    };
     let mut at = 0;
     while at + 4 * lanes <= length {
-        let quads = sources.map(|source| &source[at..at + 4 * lanes]);
-        for sum in 0..4 {
-            add(sum, quads.map(|quad| load(simd, &quad[sum * lanes..])));
+        let mut quads = [[zero; N]; 4];
+        for source in 0..N {
+            let quad = S::as_simd_f32s(&sources[source][at..at + 4 * lanes]).0;
+            for part in 0..4 {
+                quads[part][source] = quad[part];
+            }
+        }
+        for part in 0..4 {
+            let values = function.call(simd, quads[part]);
+            for value in 0..M {
+                sums[part][value] = simd.add_f32s(sums[part][value], values[value]);
+            }
         }
         at += 4 * lanes;
     }
-    while at + lanes <= length {
-        add(at / lanes % 4, sources.map(|source| load(simd, &source[at..])));
-        at += lanes;
-    }
-    let rest = length - at;
-    if rest > 0 {
-        // The function of the zeros behind the end may not be zero.
-        let mut values = function(simd, sources.map(|source| simd.partial_load_f32s(&source[at..])));
-        for (value, sum) in values.iter_mut().zip(&mut sums[0]) {
-            let mut end = [0.0; 16];
-            store(simd, &mut end, *value);
-            *sum = simd.add_f32s(*sum, simd.partial_load_f32s(&end[..rest]));
+    while at < length {
+        let count = lanes.min(length - at);
+        let mut single = [zero; N];
+        for source in 0..N {
+            single[source] = simd.partial_load_f32s(&sources[source][at..at + count]);
         }
+        let values = function.call(simd, single);
+        for value in 0..M {
+            let mut part = values[value];
+            if count < lanes {
+                // The function of the zeros behind the end may not be zero.
+                let mut end = [0.0; LANES];
+                store(simd, &mut end, part);
+                part = simd.partial_load_f32s(&end[..count]);
+            }
+            sums[0][value] = simd.add_f32s(sums[0][value], part);
+        }
+        at += count;
     }
-    let [a, b, c, d] = sums;
-    from_fn(|value| {
-        let sum = simd.add_f32s(simd.add_f32s(a[value], b[value]), simd.add_f32s(c[value], d[value]));
-        simd.reduce_sum_f32s(sum)
-    })
+    let mut total = [0.0; M];
+    for value in 0..M {
+        let [a, b, c, d] = [sums[0][value], sums[1][value], sums[2][value], sums[3][value]];
+        total[value] = simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d)));
+    }
+    total
 }
 
 /// The sum of a slice.
@@ -391,7 +487,7 @@ pub(crate) fn sum(data: &[f32]) -> f32 {
 
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) -> f32 {
-            let [sum] = fold(simd, [self.0], |_, [x]| [x]);
+            let [sum] = fold(simd, [self.0], Centered([simd.splat_f32s(0.0)]));
             sum
         }
     }

@@ -91,12 +91,6 @@ pub(crate) fn run<O: WithSimd>(operation: O) -> O::Output {
     Simd::vectorize(Scalar, operation)
 }
 
-/// The vector at the start of a slice of at least as many numbers.
-#[inline(always)]
-pub(crate) fn load<S: Simd>(_simd: S, source: &[f32]) -> S::f32s {
-    S::as_simd_f32s(&source[..S::F32_LANES]).0[0]
-}
-
 /// Writes a vector to the start of a slice of at least as many numbers.
 #[inline(always)]
 pub(crate) fn store<S: Simd>(_simd: S, target: &mut [f32], value: S::f32s) {

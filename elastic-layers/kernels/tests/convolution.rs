@@ -1,10 +1,11 @@
 //! Convolution against Burn's own, over shapes, layouts, levels and threads.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Tensor, module};
-use common::{LAYOUTS, Layout, assert_close, everywhere, laid_out, process, tensor, values};
+use burn::tensor::{DType, Device, Tensor, module};
+use common::{LAYOUTS, Layout, assert_close, assert_sums, doubles, everywhere, laid_out, process, tensor, values};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -18,32 +19,73 @@ struct Case {
 
 type Convolution = fn(Tensor<4>, Tensor<4>, Option<Tensor<1>>, ConvOptions<2>) -> Tensor<4>;
 
-/// The output, and the gradients of the input, the weight and the bias.
-fn outcome(case: &Case, convolution: Convolution) -> [Vec<f32>; 4] {
+/// The output, and the gradients of the input, the weight and the bias: in `f32` or, as the reference, in `f64`; of the
+/// numbers or, for the size of the terms that a result sums, of their absolute values.
+fn outcome(case: &Case, dtype: DType, absolute: bool, convolution: Convolution) -> [Vec<f64>; 4] {
     let device = Device::flex().autodiff();
-    let [source, x] = laid_out(1, case.input, case.layout, &device);
-    let [weight_source, weight] = laid_out(2, case.weight, case.layout, &device);
-    let bias = case.bias.then(|| tensor::<1>(3, [case.weight[0]], &device).require_grad());
+    let prepare = |x: Tensor<4>| if absolute { x.abs() } else { x }.cast(dtype);
+    let [source, x] = laid_out(1, case.input, case.layout, &device, prepare);
+    let [weight_source, weight] = laid_out(2, case.weight, case.layout, &device, prepare);
+    let bias = case.bias.then(|| {
+        let bias = tensor::<1>(3, [case.weight[0]], &device);
+        if absolute { bias.abs() } else { bias }.cast(dtype).require_grad()
+    });
     let output = convolution(x, weight, bias.clone(), case.options.clone());
-    let weighted = output.clone() * tensor(4, output.dims(), &device);
+    let weighted = output.clone() * prepare(tensor(4, output.dims(), &device));
     let grads = weighted.sum().backward();
     [
-        values(output),
-        values(source.grad(&grads).expect("a value")),
-        values(weight_source.grad(&grads).expect("a value")),
-        bias.map(|bias| values(bias.grad(&grads).expect("a value"))).unwrap_or_default(),
+        doubles(output),
+        doubles(source.grad(&grads).unwrap()),
+        doubles(weight_source.grad(&grads).unwrap()),
+        bias.map(|bias| doubles(bias.grad(&grads).unwrap())).unwrap_or_default(),
     ]
 }
 
+/// Burn's own, and the kernels.
+const BURNS: Convolution = |x, weight, bias, options| module::conv2d(x, weight, bias, options);
+const OURS: Convolution = |x, weight, bias, options| elastic_kernels::conv2d(x, weight, bias, options);
+
+/// Every number is a sum. Two orders of summation differ by some roundings of its *terms*, however small the sum is, so
+/// the difference is measured by the sum of the terms' absolute values.
 fn check(case: &Case) {
     let _process = process();
-    let expected = outcome(case, module::conv2d);
-    for (level, found) in everywhere(|| outcome(case, elastic_kernels::conv2d)) {
+    let exact = outcome(case, DType::F64, false, BURNS);
+    let burns = outcome(case, DType::F32, false, BURNS);
+    let terms = outcome(case, DType::F64, true, BURNS);
+    for (level, found) in everywhere(|| outcome(case, DType::F32, false, OURS)) {
         for (part, (name, tolerance)) in
             [("output", 1e-5), ("input", 1e-4), ("weight", 1e-4), ("bias", 1e-4)].into_iter().enumerate()
         {
-            assert_close(&format!("{level:?} {name}"), &expected[part], &found[part], tolerance);
+            let name = format!("{level:?} {name}");
+            assert_sums(&format!("{name} against f64"), &exact[part], &found[part], &terms[part], 1e-6);
+            assert_sums(&name, &burns[part], &found[part], &terms[part], tolerance);
         }
+    }
+}
+
+/// Where the terms cancel, Burn's `f32` is no nearer to the exact sum than the kernels are: a weight gradient of 5e-4
+/// whose terms are around 0.5, on which the two differ by 2e-4 of its value.
+#[test]
+fn cancelling_terms_lose_the_same_digits_in_burn() {
+    let case = Case {
+        input: [4, 1, 7, 4],
+        weight: [1, 1, 1, 1],
+        options: ConvOptions::new_with_padding([3, 1], [(0, 0), (2, 2)], [1, 1], 1),
+        bias: false,
+        layout: Layout::Contiguous,
+    };
+    check(&case);
+    let _process = process();
+    let [exact, burns, ours] = [(DType::F64, BURNS), (DType::F32, BURNS), (DType::F32, OURS)]
+        .map(|(dtype, convolution)| outcome(&case, dtype, false, convolution)[2][0]);
+    let [terms] = outcome(&case, DType::F64, true, BURNS)[2][..] else { panic!("one weight") };
+    assert!(terms / exact.abs() > 1e3, "the terms do not cancel: {terms} and {exact}");
+    for (name, value) in [("Burn's", burns), ("ours", ours)] {
+        assert!(
+            (value - exact).abs() > 1e-6 * exact.abs(),
+            "{name} {value}: as exact as {exact}, so a closer test is possible"
+        );
+        assert!((value - exact).abs() < 1e-7 * terms, "{name} {value}: further from {exact} than rounding explains");
     }
 }
 
@@ -122,10 +164,10 @@ fn uncovered_cases_are_burns() {
     check(&case([2, 4, 5, 5], [6, 2, 3, 3], 1, 1, 2));
     check(&case([2, 4, 5, 5], [8, 1, 3, 3], 1, 1, 4));
     let device = Device::flex();
-    let double = |seed, shape| tensor::<4>(seed, shape, &device).cast(burn::tensor::DType::F64);
+    let double = |seed, shape| tensor::<4>(seed, shape, &device).cast(DType::F64);
     let options = || ConvOptions::new([1; 2], [0; 2], [1; 2], 1);
     let output = elastic_kernels::conv2d(double(1, [1, 2, 4, 4]), double(2, [3, 2, 1, 1]), None, options());
-    assert_eq!(output.dtype(), burn::tensor::DType::F64);
+    assert_eq!(output.dtype(), DType::F64);
 }
 
 /// Only what needs a gradient gets one.

@@ -1,9 +1,12 @@
 //! Batch normalisation against Burn's own, over shapes, layouts, levels and threads.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 
-use burn::tensor::{Device, Tensor, module};
-use common::{LAYOUTS, Layout, assert_close, everywhere, laid_out, process, tensor, values};
+use burn::tensor::{DType, Device, Tensor, module};
+use common::{
+    LAYOUTS, Layout, assert_close, assert_sums, doubles, everywhere, laid_out, process, tensor, values, view,
+};
 use elastic_kernels::{Activation, BatchNormOutput, batch_norm, batch_norm_train};
 use proptest::prelude::*;
 
@@ -38,7 +41,7 @@ const NAMES: [(&str, f32); 6] =
 /// Output, mean, variance, and the gradients of input, gamma and beta.
 fn outcome(case: &Case, training: Training) -> [Vec<f32>; 6] {
     let device = Device::flex().autodiff();
-    let [source, x] = laid_out(1, case.input, case.layout, &device);
+    let [source, x] = laid_out(1, case.input, case.layout, &device, |x| x);
     let [gamma, beta] = parameters(case.input[1], &device).map(|parameter| parameter.detach().require_grad());
     let result = training(x + 0.3, gamma.clone(), beta.clone(), case.activation);
     let weighted = result.output.clone() * tensor(4, case.input, &device);
@@ -47,7 +50,7 @@ fn outcome(case: &Case, training: Training) -> [Vec<f32>; 6] {
         values(result.output),
         values(result.mean),
         values(result.variance),
-        values(source.grad(&grads).expect("a value")),
+        values(view(source.grad(&grads).expect("a value"), case.input, case.layout)),
         values(gamma.grad(&grads).expect("a value")),
         values(beta.grad(&grads).expect("a value")),
     ]
@@ -60,23 +63,59 @@ fn plain_outcome(
     given: impl Fn(Tensor<4>, [Tensor<1>; 4]) -> Tensor<4>,
 ) -> [Vec<f32>; 4] {
     let device = Device::flex();
-    let [_, x] = laid_out(1, case.input, case.layout, &device);
+    let [_, x] = laid_out(1, case.input, case.layout, &device, |x| x);
     let [gamma, beta] = parameters(case.input[1], &device);
     let result = training(x.clone(), gamma.clone(), beta.clone(), case.activation);
     let normalized = given(x, [gamma, beta, result.mean.clone(), result.variance.clone()]);
     [values(result.output), values(result.mean), values(result.variance), values(normalized)]
 }
 
+/// The absolute values of what the gradients of [`outcome`] sum, at most: where terms cancel, two orders of summation
+/// differ by roundings of the terms, however small the sum is.
+fn terms(case: &Case) -> [Vec<f64>; 3] {
+    let device = Device::flex();
+    let [_, x] = laid_out(1, case.input, case.layout, &device, |x| x);
+    let [gamma, beta] = parameters(case.input[1], &device).map(|parameter| parameter.cast(DType::F64));
+    let result = burns((x + 0.3).cast(DType::F64), gamma.clone().ones_like(), beta.zeros_like(), Activation::None);
+    let normalized = result.output.abs();
+    let grad = tensor(4, case.input, &device).cast(DType::F64).abs();
+    let channels = case.input[1];
+    let per_channel = |x: Tensor<4>| x.sum_dims(&[0, 2, 3]).reshape([channels]);
+    let count = (case.input.iter().product::<usize>() / channels) as f64;
+    let gamma_terms = per_channel(grad.clone() * normalized.clone());
+    let beta_terms = per_channel(grad.clone());
+    let spread = |x: Tensor<1>| x.reshape([1, channels, 1, 1]);
+    let scale = spread(gamma.abs() / (result.variance + EPSILON).sqrt());
+    let input_terms =
+        scale * (grad + spread(beta_terms.clone()) / count + normalized * spread(gamma_terms.clone()) / count);
+    [doubles(input_terms), doubles(gamma_terms), doubles(beta_terms)]
+}
+
+/// The mean of the absolute values of an input that is moved by `shift`; see [`terms`].
+fn mean_terms(case: &Case, shift: f64) -> Vec<f64> {
+    let [_, x] = laid_out(1, case.input, case.layout, &Device::flex(), |x| x);
+    doubles((x + shift).abs().mean_dims(&[0, 2, 3]).reshape([case.input[1]]))
+}
+
+/// [`assert_sums`] of `f32`.
+fn assert_terms(name: &str, expected: &[f32], found: &[f32], terms: &[f64], tolerance: f32) {
+    let [expected, found] = [expected, found].map(|values| values.iter().copied().map(f64::from).collect::<Vec<_>>());
+    assert_sums(name, &expected, &found, terms, f64::from(tolerance));
+}
+
 fn check(case: &Case) {
     let _process = process();
     let expected = outcome(case, burns);
+    let (terms, means) = (terms(case), mean_terms(case, 0.3));
     for (level, found) in everywhere(|| outcome(case, ours)) {
         for (part, (name, tolerance)) in NAMES.into_iter().enumerate() {
-            // One number in a channel: its gradient is a difference of equals.
-            if name == "input" && case.input[0] * case.input[2] * case.input[3] < 3 {
-                continue;
+            let name = format!("{level:?} {name}");
+            let (expected, found) = (&expected[part], &found[part]);
+            match part {
+                1 => assert_terms(&name, expected, found, &means, tolerance),
+                3.. => assert_terms(&name, expected, found, &terms[part - 3], tolerance),
+                _ => assert_close(&name, expected, found, tolerance),
             }
-            assert_close(&format!("{level:?} {name}"), &expected[part], &found[part], tolerance);
         }
     }
     let expected = plain_outcome(case, burns, |x, [gamma, beta, mean, variance]| {
@@ -89,7 +128,11 @@ fn check(case: &Case) {
     });
     for (level, found) in found {
         for (part, name) in ["output", "mean", "variance", "given"].into_iter().enumerate() {
-            assert_close(&format!("{level:?} plain {name}"), &expected[part], &found[part], 1e-5);
+            let name = format!("{level:?} plain {name}");
+            match part {
+                1 => assert_terms(&name, &expected[part], &found[part], &mean_terms(case, 0.0), 1e-5),
+                _ => assert_close(&name, &expected[part], &found[part], 1e-5),
+            }
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What the tests share.
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use elastic_kernels::{Level, force_level};
 
 /// Levels and the switch are the process': one test at a time.
@@ -40,30 +41,55 @@ pub enum Layout {
 pub const LAYOUTS: [Layout; 4] = [Layout::Contiguous, Layout::Sliced, Layout::Inner, Layout::Transposed];
 
 /// A tensor that requires a gradient and, in the given layout, a tensor of it.
-pub fn laid_out(seed: u64, [n, c, h, w]: [usize; 4], layout: Layout, device: &Device) -> [Tensor<4>; 2] {
-    let grad = |tensor: Tensor<4>| if device.is_autodiff() { tensor.require_grad() } else { tensor };
+pub fn laid_out(
+    seed: u64,
+    [n, c, h, w]: [usize; 4],
+    layout: Layout,
+    device: &Device,
+    prepare: impl Fn(Tensor<4>) -> Tensor<4>,
+) -> [Tensor<4>; 2] {
+    let grad = |tensor: Tensor<4>| {
+        let tensor = prepare(tensor);
+        if device.is_autodiff() { tensor.require_grad() } else { tensor }
+    };
+    let source = match layout {
+        Layout::Contiguous => [n, c, h, w],
+        Layout::Sliced => [n, c + 2, h + 1, w],
+        Layout::Inner => [n + 2, c, h, w],
+        Layout::Transposed => [n, c, w, h],
+    };
+    let source = grad(tensor(seed, source, device));
+    [source.clone(), view(source, [n, c, h, w], layout)]
+}
+
+/// The part of a source that a layout shows.
+pub fn view(source: Tensor<4>, [n, c, h, w]: [usize; 4], layout: Layout) -> Tensor<4> {
     match layout {
-        Layout::Contiguous => {
-            let x = grad(tensor(seed, [n, c, h, w], device));
-            [x.clone(), x]
-        }
-        Layout::Sliced => {
-            let x = grad(tensor(seed, [n, c + 2, h + 1, w], device));
-            [x.clone(), x.slice([0..n, 0..c, 0..h, 0..w])]
-        }
-        Layout::Inner => {
-            let x = grad(tensor(seed, [n + 2, c, h, w], device));
-            [x.clone(), x.slice([1..n + 1, 0..c, 0..h, 0..w])]
-        }
-        Layout::Transposed => {
-            let x = grad(tensor(seed, [n, c, w, h], device));
-            [x.clone(), x.swap_dims(2, 3)]
-        }
+        Layout::Contiguous => source,
+        Layout::Sliced => source.slice([0..n, 0..c, 0..h, 0..w]),
+        Layout::Inner => source.slice([1..n + 1, 0..c, 0..h, 0..w]),
+        Layout::Transposed => source.swap_dims(2, 3),
     }
 }
 
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec().expect("a value")
+}
+
+pub fn doubles<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+    tensor.cast(DType::F64).into_data().try_into_vec().unwrap()
+}
+
+/// Whether every number differs by at most the tolerance, relative to the absolute values of the terms that it sums.
+pub fn assert_sums(name: &str, expected: &[f64], found: &[f64], terms: &[f64], tolerance: f64) {
+    assert_eq!([expected.len(); 2], [found.len(), terms.len()], "{name}: length");
+    for (place, ((expected, found), terms)) in expected.iter().zip(found).zip(terms).enumerate() {
+        let allowed = tolerance * terms + 1e-30;
+        assert!(
+            (expected - found).abs() <= allowed,
+            "{name}[{place}]: expected {expected}, found {found}, terms of {terms} in all"
+        );
+    }
 }
 
 /// Whether every number differs by at most the tolerance, relative to the expected one and to the largest of them.
