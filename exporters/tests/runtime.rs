@@ -171,24 +171,40 @@ fn truncated_and_mutated_files_never_panic() {
     }
 }
 
-/// The library is looked for once per process, so each search needs a process of its own: this test, run again with the
-/// variable set.
+/// Set in the processes that `search_in_a_process` starts.
+const CHILD: &str = "SEARCH_FOR_ONNX_RUNTIME_HERE";
+
+/// The library is looked for once per process, so each search needs a process of its own: the calling test, run again
+/// in an environment of its own, where it takes the branch that searches.
+fn search_in_a_process(test: &str, prepare: impl FnOnce(&mut Command)) {
+    let mut command = Command::new(env::current_exe().expect("this test"));
+    command.args(["--exact", test]).env_remove("ORT_DYLIB_PATH").env_remove("REQUIRE_ONNX_RUNTIME").env(CHILD, "1");
+    prepare(&mut command);
+    let output = command.output().expect("starts");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && printed.contains("1 passed"), "{command:?}: {printed}");
+}
+
 #[test]
 fn an_unusable_library_is_an_error() {
+    if env::var_os(CHILD).is_some() {
+        let library = PathBuf::from(env::var_os("ORT_DYLIB_PATH").expect("set by the test that started this one"));
+        assert_eq!(runtime::available(), [RuntimeKind::Rten]);
+        for _ in 0..2 {
+            let error =
+                runtime::load(RuntimeKind::OnnxRuntime, &fixture("conv_relu_gemm.onnx"), 1).expect_err("no library");
+            assert!(matches!(&error, RuntimeError::LibraryUnusable { path, .. } if *path == library), "{error}");
+        }
+        return;
+    }
     let folder = tempfile::tempdir().expect("a folder");
     let text = folder.path().join("libonnxruntime.so");
     fs::write(&text, "not a library").expect("writes");
     let unusable = [folder.path().join("missing.so"), text, PathBuf::from("no-such-library.so"), "libc.so.6".into()];
     for library in unusable {
-        let output = Command::new(env::current_exe().expect("this test"))
-            .args(["--exact", "search_for_an_unusable_library", "--include-ignored"])
-            .env("ORT_DYLIB_PATH", &library)
-            .env("RUN_WITH_UNUSABLE_LIBRARY", &library)
-            .env_remove("REQUIRE_ONNX_RUNTIME")
-            .output()
-            .expect("starts");
-        let printed = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && printed.contains("1 passed"), "{}: {printed}", library.display());
+        search_in_a_process("an_unusable_library_is_an_error", |command| {
+            command.env("ORT_DYLIB_PATH", &library);
+        });
     }
 }
 
@@ -196,39 +212,17 @@ fn an_unusable_library_is_an_error() {
 #[cfg(unix)]
 #[test]
 fn a_missing_library_is_an_error() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let output = Command::new(env::current_exe().expect("this test"))
-        .args(["--exact", "search_for_a_missing_library", "--include-ignored"])
-        .env_remove("ORT_DYLIB_PATH")
-        .env_remove("REQUIRE_ONNX_RUNTIME")
-        .env("PATH", folder.path())
-        .env("RUN_BY_A_MISSING_LIBRARY", "1")
-        .output()
-        .expect("starts");
-    let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && printed.contains("1 passed"), "{printed}");
-}
-
-#[test]
-#[ignore = "run by a_missing_library_is_an_error with an empty PATH"]
-fn search_for_a_missing_library() {
-    if env::var_os("RUN_BY_A_MISSING_LIBRARY").is_none() {
+    if env::var_os(CHILD).is_some() {
+        assert_eq!(runtime::available(), [RuntimeKind::Rten]);
+        let message = match runtime::require(RuntimeKind::OnnxRuntime).expect_err("no library") {
+            error @ RuntimeError::LibraryNotFound { .. } => error.to_string(),
+            error => panic!("{error}"),
+        };
+        assert!(message.contains("`ORT_DYLIB_PATH`") && message.contains("pip's package"), "{message}");
         return;
     }
-    assert_eq!(runtime::available(), [RuntimeKind::Rten]);
-    let error = runtime::require(RuntimeKind::OnnxRuntime).expect_err("no library");
-    assert!(matches!(error, RuntimeError::LibraryNotFound { .. }), "{error}");
-    assert!(error.to_string().contains("`ORT_DYLIB_PATH`") && error.to_string().contains("pip's package"), "{error}");
-}
-
-#[test]
-#[ignore = "run by an_unusable_library_is_an_error with ORT_DYLIB_PATH set to something unusable"]
-fn search_for_an_unusable_library() {
-    let Some(library) = env::var_os("RUN_WITH_UNUSABLE_LIBRARY").map(PathBuf::from) else { return };
-    assert_eq!(runtime::available(), [RuntimeKind::Rten]);
-    for _ in 0..2 {
-        let error =
-            runtime::load(RuntimeKind::OnnxRuntime, &fixture("conv_relu_gemm.onnx"), 1).expect_err("no library");
-        assert!(matches!(&error, RuntimeError::LibraryUnusable { path, .. } if *path == library), "{error}");
-    }
+    let folder = tempfile::tempdir().expect("a folder");
+    search_in_a_process("a_missing_library_is_an_error", |command| {
+        command.env("PATH", folder.path());
+    });
 }

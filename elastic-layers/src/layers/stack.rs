@@ -35,8 +35,15 @@ impl<M: Module> ElasticStack<M> {
 
     /// The blocks of this view, in order.
     ///
-    /// ```ignore
-    /// let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
+    /// ```
+    /// use burn::tensor::{Device, Tensor};
+    /// use elastic_layers::{ElasticLinear, ElasticLinearConfig, ElasticStack};
+    ///
+    /// let device = Device::default();
+    /// let blocks: Vec<ElasticLinear> = (0..2).map(|_| ElasticLinearConfig::new(4, 4).init(&device)).collect();
+    /// let stack = ElasticStack::new(blocks);
+    /// let x = stack.iter().fold(Tensor::<2>::zeros([1, 4], &device), |x, block| block.forward(x));
+    /// assert_eq!(x.dims(), [1, 4]);
     /// ```
     pub fn iter(&self) -> impl Iterator<Item = &M> {
         self.blocks[..self.active].iter()

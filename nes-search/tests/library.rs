@@ -1,0 +1,146 @@
+//! Projection, baselines and training, on the small MobileNetV2.
+
+use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
+use elastic_layers::{Backbone, DimKind, Macs};
+use nes_search::data::{Augment, ImageData, ImageSet, Normalization};
+use nes_search::rng::{Stream, stream};
+use nes_search::{
+    Blueprint, LEAST_SHARE, Observer, Progress, Projection, ProjectionError, SgdSettings, TrainSettings, baselines,
+    evaluate, train,
+};
+use rand::RngExt;
+
+fn blueprint() -> Blueprint<MobileNetV2> {
+    let config = MobileNetV2Config::small(1, 28, 10);
+    Blueprint::new([1, 28, 28], move |space, device| config.init(space, device)).expect("a network")
+}
+
+fn share(blueprint: &Blueprint<MobileNetV2>, architecture: &elastic_layers::Architecture, budget: Macs) -> f64 {
+    blueprint.cost().cost(architecture).expect("a cost").macs.ratio(budget)
+}
+
+#[test]
+fn any_params_end_between_the_least_share_and_the_budget() {
+    let blueprint = blueprint();
+    let mut rng = stream(3, Stream::Views);
+    for budget in [60_000, 250_000, 377_154, 1_500_000, 5_000_000].map(Macs) {
+        let projection = Projection::new(blueprint.space(), blueprint.cost(), budget).expect("a feasible budget");
+        for _ in 0..40 {
+            let params: Vec<f64> =
+                blueprint.space().dims().iter().map(|dim| rng.random_range(-2.0..dim.levels() as f64 + 2.0)).collect();
+            let architecture = projection.architecture(&params).expect("an architecture");
+            let share = share(&blueprint, &architecture, budget);
+            assert!((LEAST_SHARE..=1.0).contains(&share), "{share} of {budget} for {params:?}");
+        }
+    }
+}
+
+#[test]
+fn infeasible_budgets_name_what_is_feasible() {
+    let blueprint = blueprint();
+    let [smallest, largest] = [blueprint.space().smallest(), blueprint.space().largest()]
+        .map(|architecture| blueprint.cost().cost(&architecture).expect("a cost").macs);
+    let error = |budget| Projection::new(blueprint.space(), blueprint.cost(), Macs(budget)).expect_err("infeasible");
+    let small = error(smallest.0 - 1);
+    assert!(matches!(small, ProjectionError::TooSmall { .. }) && small.to_string().contains(&smallest.to_string()));
+    let large = error(largest.0 * 2);
+    assert!(matches!(large, ProjectionError::TooLarge { .. }) && large.to_string().contains(&largest.to_string()));
+}
+
+#[test]
+fn uniform_baselines_scale_what_they_say() {
+    let blueprint = blueprint();
+    let space = blueprint.space();
+    let budget = Macs(377_154);
+    let projection = Projection::new(space, blueprint.cost(), budget).expect("a feasible budget");
+    let channel = baselines::uniform_channel(space, &projection).expect("an architecture");
+    assert_eq!((channel.get("resolution"), channel.get("depth")), (Some(28), Some(10)));
+    let joint = baselines::uniform_joint(space, &projection).expect("architectures");
+    assert_eq!(joint.first(), Some(&channel));
+    let resolutions: Vec<usize> = joint.iter().filter_map(|one| one.get("resolution")).collect();
+    assert_eq!(resolutions, (14..=28).rev().collect::<Vec<_>>());
+    for architecture in &joint {
+        assert_eq!(architecture.get("depth"), Some(10));
+        assert!((LEAST_SHARE..=1.0).contains(&share(&blueprint, architecture, budget)));
+        // One factor for all channels, but for rounding and the last fill of the budget, which add a few steps.
+        let base = space.base();
+        let factors: Vec<f64> = space
+            .dims()
+            .iter()
+            .zip(architecture.values())
+            .filter(|(dim, _)| dim.kind == DimKind::Channels && dim.base >= 96)
+            .map(|(dim, &value)| value as f64 / base.get(&dim.name).expect("a value") as f64)
+            .collect();
+        let mean = factors.iter().sum::<f64>() / factors.len() as f64;
+        assert!(factors.iter().all(|factor| (factor - mean).abs() < 0.12), "{factors:?}");
+    }
+}
+
+fn settings() -> TrainSettings {
+    TrainSettings {
+        epochs: 6,
+        sgd: SgdSettings {
+            batch_size: 32,
+            learning_rate: 0.1,
+            warmup: 0.2,
+            momentum: 0.9,
+            weight_decay: 1e-4,
+            label_smoothing: 0.1,
+            augment: Augment { flip: true, shift: 1 },
+        },
+        average_decay: 0.9,
+        recalibration_batches: 2,
+    }
+}
+
+fn images() -> (ImageSet, Normalization) {
+    let (_, set) = ImageData::embedded().train.split_per_class(32, 0).expect("enough images");
+    let normalization = Normalization::of(&set);
+    (set, normalization)
+}
+
+#[test]
+fn training_learns_and_a_seed_decides_every_bit() {
+    let blueprint = blueprint();
+    let device = burn::tensor::Device::default().autodiff();
+    let (set, normalization) = images();
+    let budget = Macs(377_154);
+    let projection = Projection::new(blueprint.space(), blueprint.cost(), budget).expect("a feasible budget");
+    let architecture = baselines::uniform_channel(blueprint.space(), &projection).expect("an architecture");
+    let run = |seed| {
+        let network = blueprint.network(&architecture, seed, &device).expect("a network");
+        let trained =
+            train(network, &set, &normalization, &settings(), seed, "test", &mut ()).expect("not interrupted");
+        assert_eq!(trained.images, 6 * 320);
+        let evaluation = evaluate(&trained.model, &set, &normalization, 64, &device.clone().without_autodiff());
+        let logits =
+            trained.model.forward(burn::tensor::Tensor::ones([1, 1, 28, 28], &device.clone().without_autodiff()));
+        (evaluation, logits.into_data().iter::<f32>().map(f32::to_bits).collect::<Vec<_>>())
+    };
+    let (evaluation, bits) = run(5);
+    // Ten classes: chance is 0.1, and a loss of ln 10 = 2.30.
+    assert!(evaluation.accuracy > 0.3 && evaluation.loss < 2.1, "{evaluation:?}");
+    assert_eq!(run(5).1, bits);
+    assert_ne!(run(6).1, bits);
+}
+
+#[test]
+fn an_interrupted_training_ends() {
+    struct Stop(usize);
+    impl Observer for Stop {
+        fn progress(&mut self, progress: Progress<'_>) {
+            self.0 = progress.done;
+        }
+
+        fn interrupted(&self) -> bool {
+            self.0 == 3
+        }
+    }
+    let blueprint = blueprint();
+    let (set, normalization) = images();
+    let device = burn::tensor::Device::default().autodiff();
+    let network = blueprint.network(&blueprint.space().smallest(), 0, &device).expect("a network");
+    let mut observer = Stop(0);
+    assert!(train(network, &set, &normalization, &settings(), 0, "test", &mut observer).is_none());
+    assert_eq!(observer.0, 3);
+}
