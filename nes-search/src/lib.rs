@@ -11,6 +11,8 @@ mod optimizer;
 mod params;
 mod projection;
 pub mod rng;
+pub mod search;
+mod settings;
 mod train;
 
 // Burn's derive of `RecordState` looks for these at the root of the crate that uses it.
@@ -24,4 +26,6 @@ pub use observer::{Observer, Progress};
 pub use optimizer::{Nes, NesConfig, NesState};
 pub use params::ArchParams;
 pub use projection::{LEAST_SHARE, Projection, ProjectionError};
+pub use search::{Found, Search, SearchError, SearchSettings, Task};
+pub use settings::SettingsError;
 pub use train::{SgdSettings, TrainSettings, Trained, train};

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Augment, Batch, EpochSampler, ImageSet, Normalization, batch};
 use crate::observer::{Observer, Progress};
 use crate::rng::{Stream, derived_seed, stream};
+use crate::settings::{SettingsError, check};
 
 /// Stochastic gradient descent with momentum, warmed up linearly and annealed by a cosine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +42,17 @@ pub struct SgdSettings {
 }
 
 impl SgdSettings {
+    /// Checks every field; `table` is where they are.
+    pub(crate) fn check(&self, table: &str) -> Result<(), SettingsError> {
+        check(format!("{table}.batch_size"), self.batch_size, 2..=65_536)?;
+        check(format!("{table}.learning_rate"), self.learning_rate, 1e-8..=1.0)?;
+        check(format!("{table}.warmup"), self.warmup, 0.0..=1.0)?;
+        check(format!("{table}.momentum"), self.momentum, 0.0..=0.9999)?;
+        check(format!("{table}.weight_decay"), self.weight_decay, 0.0..=1.0)?;
+        check(format!("{table}.label_smoothing"), self.label_smoothing, 0.0..=0.9)?;
+        check(format!("{table}.augment.shift"), self.augment.shift, 0..=1024)
+    }
+
     pub(crate) fn optimizer(&self) -> ModuleOptimizer {
         let momentum = MomentumConfig { momentum: self.momentum, dampening: 0.0, nesterov: true };
         let decay = WeightDecayConfig { penalty: self.weight_decay as f32 };
@@ -92,6 +104,19 @@ pub struct TrainSettings {
     pub average_decay: f64,
     /// Batches from which batch-norm statistics are recalibrated.
     pub recalibration_batches: usize,
+}
+
+impl TrainSettings {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// Naming the first field that is out of its range, and the range.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        check("train.epochs", self.epochs, 1..=1_000_000)?;
+        check("train.average_decay", self.average_decay, 0.0..=0.999_999)?;
+        check("train.recalibration_batches", self.recalibration_batches, 1..=1_000_000)?;
+        self.sgd.check("train.sgd")
+    }
 }
 
 /// A network trained from scratch.

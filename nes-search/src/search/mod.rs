@@ -1,0 +1,429 @@
+//! The search: Algorithm 1 of the paper, step by step, with checkpoints.
+
+mod checkpoint;
+mod history;
+mod scoring;
+mod settings;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::tensor::Device;
+use elastic_layers::{Architecture, ArchitectureError, Backbone, CostError, DimKind, Macs, SpaceError};
+use ndarray::{Array1, Array2};
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+use crate::data::{EpochSampler, ImageSet, Normalization, batch, batches};
+use crate::estimator::normal;
+use crate::observer::{Observer, Progress};
+use crate::projection::{LEAST_SHARE, Projection, ProjectionError};
+use crate::rng::{Stream, derived_seed, stream};
+use crate::{ArchParams, Blueprint, NesConfig, baselines};
+
+pub use checkpoint::CheckpointError;
+use checkpoint::{Identity, Position, State};
+use history::History;
+pub use history::Iteration;
+use scoring::Scorer;
+use settings::Step;
+pub use settings::{Constraint, SearchSettings, Start};
+
+/// Spread of the factors on channel numbers in the warm-up, as a logarithm.
+const WARMUP_SPREAD: f64 = 0.25;
+
+/// What is searched.
+pub struct Task<'a, M> {
+    /// The backbone.
+    pub blueprint: &'a Blueprint<M>,
+    /// Images that the shared weights are trained on.
+    pub train: &'a ImageSet,
+    /// Images that architectures are compared on.
+    pub evaluation: &'a ImageSet,
+    /// How pixels become numbers.
+    pub normalization: &'a Normalization,
+    /// R_t.
+    pub budget: Macs,
+    /// Devices: the first trains, all of them score candidates.
+    pub devices: &'a [Device],
+}
+
+impl<M> Clone for Task<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for Task<'_, M> {}
+
+/// Why a search cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum SearchError {
+    /// The backbone cannot be built.
+    #[error(transparent)]
+    Space(#[from] SpaceError),
+    /// No architecture meets the budget.
+    #[error(transparent)]
+    Projection(#[from] ProjectionError),
+    /// A cost cannot be found.
+    #[error(transparent)]
+    Cost(#[from] CostError),
+    /// A checkpoint is of another space.
+    #[error(transparent)]
+    Architecture(#[from] ArchitectureError),
+    /// A checkpoint cannot be written or used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// The history is shorter than its checkpoint says.
+    #[error("{path}: expected at least {expected} records, as the checkpoint says, found {found}")]
+    History {
+        /// The file.
+        path: PathBuf,
+        /// Records up to the checkpoint.
+        expected: usize,
+        /// Whole records in the file.
+        found: usize,
+    },
+    /// A split has too few images.
+    #[error("{split} split: expected at least {expected} images, found {found}")]
+    Images {
+        /// Which split.
+        split: &'static str,
+        /// Images that one batch takes.
+        expected: usize,
+        /// Images that there are.
+        found: usize,
+    },
+    /// Every architecture's loss is infinite or not a number.
+    #[error(
+        "the shared weights diverged: expected a finite evaluation loss, found none; lower search.sgd.learning_rate"
+    )]
+    Diverged,
+}
+
+/// What a search took.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchCost {
+    /// Images processed, trained on and evaluated.
+    pub images: u64,
+    /// Seconds.
+    pub seconds: f64,
+    /// Views scored.
+    pub evaluations: u64,
+}
+
+/// What a search found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The architecture, between 0.98 and 1.00 of the budget.
+    pub architecture: Architecture,
+    /// The best uniform rescaling of channels and resolution, by the shared weights' evaluation loss.
+    pub uniform_joint: Architecture,
+    /// What the search took.
+    pub cost: SearchCost,
+}
+
+/// A search, which can be interrupted and gone on with.
+pub struct Search<'a, M> {
+    task: Task<'a, M>,
+    settings: SearchSettings,
+    projection: Projection<'a>,
+    identity: Identity,
+    state: State<M>,
+}
+
+impl<'a, M: Backbone + 'static> Search<'a, M> {
+    /// A search that has not begun. The seed decides all of it.
+    ///
+    /// # Errors
+    /// If the budget is out of the space's reach, the backbone cannot be built, or a split is smaller than a batch.
+    ///
+    /// # Panics
+    /// If a setting is out of its range ([`SearchSettings::check`]), or there is no device.
+    pub fn new(task: Task<'a, M>, settings: &SearchSettings, seed: u64) -> Result<Self, SearchError> {
+        settings.check().unwrap_or_else(|error| panic!("{error}"));
+        let Task { blueprint, train, evaluation, budget, devices, .. } = task;
+        for (split, set, expected) in
+            [("training", train, settings.sgd.batch_size), ("evaluation", evaluation, settings.evaluation_batch)]
+        {
+            if set.len() < expected {
+                return Err(SearchError::Images { split, expected, found: set.len() });
+            }
+        }
+        let space = blueprint.space();
+        let projection = Projection::new(space, blueprint.cost(), budget)?;
+        let upper = space.dims().iter().map(|dim| dim.levels() as f64).collect();
+        let device = devices.first().expect("at least one device");
+        let state = State {
+            supernet: blueprint.supernet(seed, &device.clone().autodiff())?,
+            weight_optimizer: settings.sgd.optimizer(),
+            params: ArchParams::new(&space.base().params(), &Device::default()),
+            nes_optimizer: NesConfig::new(upper).with_momentum(settings.momentum).init(),
+            position: Position {
+                step: 0,
+                training_order: EpochSampler::new(train.len(), derived_seed(seed, Stream::TrainingOrder)),
+                evaluation_order: EpochSampler::new(evaluation.len(), derived_seed(seed, Stream::EvaluationOrder)),
+                augmentation: stream(seed, Stream::Augmentation),
+                views: stream(seed, Stream::Views),
+                perturbations: stream(seed, Stream::Perturbations),
+                uniform_joint: None,
+                training_loss: f64::from(u16::try_from(train.class_count()).unwrap_or(u16::MAX)).ln(),
+                images: 0,
+                evaluations: 0,
+                seconds: 0.0,
+            },
+        };
+        let identity = Identity {
+            seed,
+            space: space.hash(),
+            budget_macs: budget.0,
+            training_images: train.len(),
+            evaluation_images: evaluation.len(),
+            settings: settings.clone(),
+        };
+        Ok(Self { task, settings: settings.clone(), projection, identity, state })
+    }
+
+    /// The same search where the newest checkpoint of a run directory was written.
+    ///
+    /// # Errors
+    /// If there is no checkpoint, or it is damaged or of another search.
+    pub fn resume(self, directory: &Path) -> Result<Self, SearchError> {
+        Ok(Self { state: self.state.load(&self.identity, directory)?, ..self })
+    }
+
+    /// H, in steps above each dimension's smallest value.
+    pub fn params(&self) -> Vec<f64> {
+        self.state.params.values()
+    }
+
+    /// Goes on to the end; nothing, if interrupted. With a run directory, the history and the checkpoints go there, and
+    /// an interrupted search can be [resumed](Self::resume).
+    ///
+    /// # Errors
+    /// If a file cannot be written, or no architecture can be compared with another.
+    pub fn run(&mut self, directory: Option<&Path>, observer: &mut dyn Observer) -> Result<Option<Found>, SearchError> {
+        let records = self.settings.nes_iterations_before(self.state.position.step);
+        let mut history = directory.map(|directory| History::open(directory, records)).transpose()?;
+        let mut clock = Instant::now();
+        let mut schedule = self.settings.sgd.schedule(self.settings.total_weight_steps());
+        for _ in 0..self.settings.weight_steps_before(self.state.position.step) {
+            schedule.step();
+        }
+        while self.state.position.step < self.settings.total_steps() {
+            let step = self.state.position.step;
+            let interrupted = observer.interrupted();
+            if let Some(directory) = directory
+                && (interrupted || self.settings.checkpoint_before(step))
+            {
+                self.state.position.seconds += clock.elapsed().as_secs_f64();
+                clock = Instant::now();
+                self.state.save(&self.identity, directory)?;
+            }
+            if interrupted {
+                return Ok(None);
+            }
+            if step == self.settings.warmup_steps && self.settings.start == Start::UniformJoint {
+                let start = self.find_uniform_joint()?;
+                self.state.params = self.state.params.clone().with_values(&start.params());
+            }
+            let message = match self.settings.step_at(step) {
+                Step::Warmup => self.weight_step(Self::warmup_view, schedule.step().base())?,
+                Step::Weights => self.weight_step(Self::view_around_h, schedule.step().base())?,
+                Step::Nes => {
+                    let iteration = self.nes_iteration()?;
+                    if let Some(history) = &mut history {
+                        history.append(&iteration)?;
+                    }
+                    let loss = iteration.loss.map_or("not finite".into(), |loss| format!("{loss:.3}"));
+                    format!("loss at H {loss}, {:.3} of the budget", iteration.ratio)
+                }
+            };
+            self.state.position.step += 1;
+            let (done, total) =
+                (self.work_before(self.state.position.step), self.work_before(self.settings.total_steps()));
+            observer.progress(Progress { phase: "search", done, total, message });
+        }
+        let (architecture, uniform_joint) = self.conclude()?;
+        let Position { images, evaluations, seconds, .. } = self.state.position;
+        let cost = SearchCost { images, evaluations, seconds: seconds + clock.elapsed().as_secs_f64() };
+        Ok(Some(Found { architecture, uniform_joint, cost }))
+    }
+
+    /// Work in the steps before a position, in forward passes of one image; a training step takes three.
+    fn work_before(&self, position: usize) -> usize {
+        let settings = &self.settings;
+        3 * settings.sgd.batch_size * settings.weight_steps_before(position)
+            + (settings.estimator.samples + 1) * settings.evaluation_batch * settings.nes_iterations_before(position)
+    }
+
+    /// One step on the weights of a view.
+    fn weight_step(
+        &mut self,
+        draw: fn(&mut Self) -> Result<Architecture, SearchError>,
+        learning_rate: f64,
+    ) -> Result<String, SearchError> {
+        let architecture = draw(self)?;
+        let State { supernet, weight_optimizer, position, .. } = &mut self.state;
+        let Task { train, normalization, devices, .. } = self.task;
+        let sgd = &self.settings.sgd;
+        let indices = position.training_order.next_batch(sgd.batch_size);
+        let augment = Some((&sgd.augment, &mut position.augmentation));
+        let data = batch(train, indices, normalization, augment, &devices[0].clone().autodiff());
+        let view = supernet.select(&architecture);
+        let (stepped, loss) = sgd.step(&view, supernet.clone(), weight_optimizer, learning_rate, data);
+        *supernet = stepped;
+        position.images += sgd.batch_size as u64;
+        position.training_loss += 0.05 * (loss - position.training_loss);
+        Ok(format!("training loss {:.3}", position.training_loss))
+    }
+
+    /// A view of any resolution and depth up to the backbone's, with uneven channels, at the budget.
+    fn warmup_view(&mut self) -> Result<Architecture, SearchError> {
+        let rng = &mut self.state.position.views;
+        let space = self.task.blueprint.space();
+        let params: Vec<f64> = space
+            .dims()
+            .iter()
+            .map(|dim| match dim.kind {
+                DimKind::Channels => {
+                    let value = dim.base as f64 * (WARMUP_SPREAD * normal(rng)).exp();
+                    (value - dim.min as f64) / dim.step as f64
+                }
+                DimKind::Resolution | DimKind::Depth => rng.random_range(0..=dim.level_of(dim.base)) as f64 + 0.5,
+            })
+            .collect();
+        Ok(space.at_params(&self.projection.project(&params)?))
+    }
+
+    /// floor(H + n), n ~ N(0, sigma) (equation 8).
+    fn view_around_h(&mut self) -> Result<Architecture, SearchError> {
+        let State { params, position, .. } = &mut self.state;
+        let (sigma, _) = self.settings.decayed(self.settings.nes_iterations_before(position.step));
+        let around: Vec<f64> = params.values().iter().map(|h| h + sigma * normal(&mut position.views)).collect();
+        Ok(self.task.blueprint.space().at_params(&around))
+    }
+
+    /// One step on H (equations 6, 7 and 9).
+    fn nes_iteration(&mut self) -> Result<Iteration, SearchError> {
+        let blueprint = self.task.blueprint;
+        let iteration = self.settings.nes_iterations_before(self.state.position.step);
+        let (sigma, learning_rate) = self.settings.decayed(iteration);
+        let estimator = self.settings.estimator;
+        let h = self.params();
+        let centre = self.candidate(&h)?;
+        let directions = estimator.directions(h.len(), sigma, &mut self.state.position.perturbations);
+        let mut candidates = Vec::with_capacity(estimator.samples + 1);
+        for direction in directions.rows() {
+            let point: Vec<f64> = h.iter().zip(direction).map(|(h, n)| h + n).collect();
+            candidates.push(self.candidate(&point)?);
+        }
+        let directions = match self.settings.constraint {
+            Constraint::Penalty(_) => directions,
+            Constraint::Projection => moves(&candidates, &h),
+        };
+        candidates.push(centre.clone());
+        let indices = self.state.position.evaluation_order.next_batch(self.settings.evaluation_batch).to_vec();
+        let mut losses = self.score(&candidates, &[indices]);
+        let loss = losses[estimator.samples];
+        if let Constraint::Penalty(penalty) = self.settings.constraint {
+            for (loss, candidate) in losses.iter_mut().zip(&candidates) {
+                *loss += penalty.at(blueprint.cost().cost(candidate)?.macs, self.task.budget);
+            }
+        }
+        let at_centre = losses.pop().unwrap_or(f64::NAN);
+        let gradient: Array1<f64> = estimator.gradient(&directions, &losses, at_centre, sigma);
+        let gradients = self.state.params.gradient(&gradient.to_vec());
+        let mut params = self.state.nes_optimizer.step(learning_rate, self.state.params.clone(), gradients);
+        if self.settings.constraint == Constraint::Projection {
+            let projected = self.projection.project(&params.values())?;
+            params = params.with_values(&projected);
+        }
+        self.state.params = params;
+        let macs = blueprint.cost().cost(&centre)?.macs;
+        let finite = |loss: f64| loss.is_finite().then_some(loss);
+        Ok(Iteration {
+            iteration: iteration + 1,
+            h,
+            architecture: centre.values().to_vec(),
+            macs,
+            ratio: macs.ratio(self.task.budget),
+            loss: finite(loss),
+            losses: losses.into_iter().map(finite).collect(),
+            sigma,
+            learning_rate,
+            gradient_norm: gradient.dot(&gradient).sqrt(),
+            images: self.state.position.images,
+        })
+    }
+
+    /// The architecture that stands for a point near H.
+    fn candidate(&self, point: &[f64]) -> Result<Architecture, SearchError> {
+        let space = self.task.blueprint.space();
+        match self.settings.constraint {
+            Constraint::Penalty(_) => Ok(space.at_params(point)),
+            Constraint::Projection => match self.projection.architecture(point) {
+                // In a coarse corner of the space, the nearest below the budget has to do.
+                Err(ProjectionError::Gap { .. }) => Ok(space.at_params(&self.projection.project(point)?)),
+                other => Ok(other?),
+            },
+        }
+    }
+
+    /// The shared weights' losses at architectures, over batches of the evaluation split.
+    fn score(&mut self, architectures: &[Architecture], batches: &[Vec<usize>]) -> Vec<f64> {
+        let Task { evaluation, normalization, devices, .. } = self.task;
+        let scorer = Scorer::new(&self.state.supernet, devices);
+        let (losses, evaluations) = scorer.losses(architectures, evaluation, batches, normalization);
+        self.state.position.evaluations += evaluations;
+        self.state.position.images += evaluations * batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
+        losses
+    }
+
+    /// The architecture with the least loss over the whole evaluation split.
+    fn best_of(&mut self, mut architectures: Vec<Architecture>) -> Result<Architecture, SearchError> {
+        let batches: Vec<_> = batches(self.task.evaluation, self.settings.evaluation_batch).collect();
+        let losses = self.score(&architectures, &batches);
+        let finite = losses.iter().enumerate().filter(|(_, loss)| loss.is_finite());
+        let best = finite.min_by(|(_, one), (_, other)| one.total_cmp(other)).ok_or(SearchError::Diverged)?.0;
+        Ok(architectures.swap_remove(best))
+    }
+
+    /// The best uniform rescaling of channels and resolution, found once.
+    fn find_uniform_joint(&mut self) -> Result<Architecture, SearchError> {
+        let space = self.task.blueprint.space();
+        if let Some(file) = &self.state.position.uniform_joint {
+            return Ok(space.check(file)?);
+        }
+        let best = self.best_of(baselines::uniform_joint(space, &self.projection)?)?;
+        self.state.position.uniform_joint = Some(best.to_file());
+        Ok(best)
+    }
+
+    /// The final architecture: that of H on the budget, or where H started, if the shared weights do better there.
+    fn conclude(&mut self) -> Result<(Architecture, Architecture), SearchError> {
+        let uniform_joint = self.find_uniform_joint()?;
+        let mut finalists = vec![self.projection.architecture(&self.params())?];
+        if self.settings.start == Start::UniformJoint && finalists[0] != uniform_joint {
+            finalists.push(uniform_joint.clone());
+        }
+        let found = self.best_of(finalists)?;
+        let share = self.task.blueprint.cost().cost(&found)?.macs.ratio(self.task.budget);
+        assert!((LEAST_SHARE..=1.0).contains(&share), "a projected architecture takes {share} of the budget");
+        Ok((found, uniform_joint))
+    }
+}
+
+/// The steps from H to architectures, each at the centre of its cell: `[architectures, dimensions]`.
+fn moves(architectures: &[Architecture], h: &[f64]) -> Array2<f64> {
+    let params: Vec<Vec<f64>> = architectures.iter().map(Architecture::params).collect();
+    Array2::from_shape_fn((params.len(), h.len()), |(row, dim)| params[row][dim] - h[dim])
+}

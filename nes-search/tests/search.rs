@@ -1,0 +1,241 @@
+//! The search, on the small MobileNetV2 and a few images: interrupted, resumed, split over devices, refused.
+
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::Device;
+use elastic_layers::Macs;
+use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
+use nes_search::data::{Augment, ImageData, ImageSet, Normalization};
+use nes_search::search::{Constraint, Iteration, Start};
+use nes_search::{
+    Blueprint, Estimator, Found, LEAST_SHARE, Observer, Penalty, Phi, Progress, Search, SearchError, SearchSettings,
+    SgdSettings, Task,
+};
+use tempfile::tempdir;
+
+const BUDGET: Macs = Macs(150_000);
+
+struct Setting {
+    blueprint: Blueprint<MobileNetV2>,
+    train: ImageSet,
+    evaluation: ImageSet,
+    normalization: Normalization,
+    devices: Vec<Device>,
+}
+
+impl Setting {
+    fn new(devices: usize) -> Self {
+        let config = MobileNetV2Config::small(1, 28, 10);
+        let blueprint =
+            Blueprint::new([1, 28, 28], move |space, device| config.init(space, device)).expect("a network");
+        let train = ImageData::embedded().train;
+        let (_, few) = train.split_per_class(12, 1).expect("enough images");
+        let (train, evaluation) = few.split_per_class(4, 1).expect("enough images");
+        let normalization = Normalization::of(&train);
+        Self { blueprint, train, evaluation, normalization, devices: vec![Device::default(); devices] }
+    }
+
+    fn search(&self, settings: &SearchSettings, seed: u64) -> Search<'_, MobileNetV2> {
+        let Self { blueprint, train, evaluation, normalization, devices } = self;
+        let task = Task { blueprint, train, evaluation, normalization, budget: BUDGET, devices };
+        Search::new(task, settings, seed).expect("a search")
+    }
+}
+
+fn settings() -> SearchSettings {
+    SearchSettings {
+        warmup_steps: 3,
+        outer_iterations: 2,
+        weight_steps: 2,
+        nes_iterations: 2,
+        start: Start::UniformJoint,
+        sigma: 1.25,
+        sigma_floor: 0.5,
+        learning_rate: 1.0,
+        momentum: 0.5,
+        evaluation_batch: 16,
+        checkpoint_every: 1,
+        estimator: Estimator::antithetic(4),
+        constraint: Constraint::Projection,
+        sgd: SgdSettings {
+            batch_size: 8,
+            learning_rate: 0.05,
+            warmup: 0.2,
+            momentum: 0.9,
+            weight_decay: 1e-4,
+            label_smoothing: 0.1,
+            augment: Augment { flip: true, shift: 1 },
+        },
+    }
+}
+
+/// Asks to stop before a step.
+struct StopBefore {
+    step: usize,
+    seen: usize,
+}
+
+impl Observer for StopBefore {
+    fn progress(&mut self, _progress: Progress<'_>) {
+        self.seen += 1;
+    }
+
+    fn interrupted(&self) -> bool {
+        self.seen == self.step
+    }
+}
+
+fn history(directory: &Path) -> String {
+    fs::read_to_string(directory.join("history.jsonl")).expect("a history")
+}
+
+fn assert_same(one: &Found, other: &Found) {
+    assert_eq!(one.architecture, other.architecture);
+    assert_eq!(one.uniform_joint, other.uniform_joint);
+    assert_eq!((one.cost.images, one.cost.evaluations), (other.cost.images, other.cost.evaluations));
+}
+
+#[test]
+fn a_search_that_was_interrupted_anywhere_ends_as_if_it_had_not_been() {
+    let setting = Setting::new(1);
+    let whole = tempdir().unwrap();
+    let mut search = setting.search(&settings(), 5);
+    let expected = search.run(Some(whole.path()), &mut ()).unwrap().expect("not interrupted");
+    let records: Vec<Iteration> =
+        history(whole.path()).lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
+    assert_eq!(records.iter().map(|record| record.iteration).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    // In the warm-up, before H starts, amid the weights, before, between and after NES iterations.
+    for step in [0, 2, 3, 4, 6, 8, 10] {
+        let parts = tempdir().unwrap();
+        let mut first = setting.search(&settings(), 5);
+        let stopped = first.run(Some(parts.path()), &mut StopBefore { step, seen: 0 }).unwrap();
+        assert!(stopped.is_none(), "asked to stop before step {step}");
+        drop(first);
+        let mut second = setting.search(&settings(), 5).resume(parts.path()).expect("a checkpoint");
+        let found = second.run(Some(parts.path()), &mut ()).unwrap().expect("not interrupted");
+        assert_same(&found, &expected);
+        assert_eq!(second.params(), search.params(), "stopped before step {step}");
+        assert_eq!(history(parts.path()), history(whole.path()), "stopped before step {step}");
+        assert_eq!(fs::read_dir(parts.path().join("checkpoints")).unwrap().count(), 1, "one checkpoint is kept");
+    }
+}
+
+#[test]
+fn records_after_the_checkpoint_are_written_again() {
+    let setting = Setting::new(1);
+    let directory = tempdir().unwrap();
+    let mut search = setting.search(&settings(), 5);
+    search.run(Some(directory.path()), &mut ()).unwrap();
+    let whole = history(directory.path());
+    // The last checkpoint is the one before the second outer iteration, as after a power cut at the very end.
+    let mut again = setting.search(&settings(), 5).resume(directory.path()).expect("a checkpoint");
+    fs::write(directory.path().join("history.jsonl"), whole.clone() + "{\"half a rec").unwrap();
+    again.run(Some(directory.path()), &mut ()).unwrap();
+    assert_eq!(history(directory.path()), whole);
+}
+
+#[test]
+fn candidates_score_the_same_in_any_split_over_devices() {
+    let run = |devices| {
+        let setting = Setting::new(devices);
+        let directory = tempdir().unwrap();
+        let found = setting.search(&settings(), 2).run(Some(directory.path()), &mut ()).unwrap();
+        (found.expect("not interrupted"), history(directory.path()))
+    };
+    let (one, expected) = run(1);
+    for devices in [2, 3] {
+        let (found, history) = run(devices);
+        assert_same(&found, &one);
+        assert_eq!(history, expected, "{devices} devices");
+    }
+}
+
+#[test]
+fn the_found_architecture_is_at_the_budget_in_the_papers_form_too() {
+    let penalty = Penalty { rho: 1.0, phi: Phi::Square };
+    let settings = SearchSettings {
+        warmup_steps: 0,
+        start: Start::Base,
+        momentum: 0.0,
+        sigma_floor: 0.0,
+        learning_rate: 5.0,
+        estimator: Estimator::paper(5),
+        constraint: Constraint::Penalty(penalty),
+        ..settings()
+    };
+    let setting = Setting::new(1);
+    let directory = tempdir().unwrap();
+    let found = setting.search(&settings, 1).run(Some(directory.path()), &mut ()).unwrap().expect("not interrupted");
+    let share = setting.blueprint.cost().cost(&found.architecture).unwrap().macs.ratio(BUDGET);
+    assert!((LEAST_SHARE..=1.0).contains(&share), "{share}");
+    let first: Iteration = serde_json::from_str(history(directory.path()).lines().next().unwrap()).unwrap();
+    assert_eq!(first.h, setting.blueprint.space().base().params(), "H starts at the backbone");
+    assert_eq!((first.sigma, first.learning_rate), (1.25, 5.0));
+    assert_eq!(first.losses.len(), 5);
+}
+
+#[test]
+fn a_seed_decides_everything() {
+    let setting = Setting::new(1);
+    let run = |seed| {
+        let directory = tempdir().unwrap();
+        setting.search(&settings(), seed).run(Some(directory.path()), &mut ()).unwrap();
+        history(directory.path())
+    };
+    assert_eq!(run(3), run(3));
+    assert_ne!(run(3), run(4));
+}
+
+#[test]
+fn a_checkpoint_of_something_else_is_refused() {
+    let setting = Setting::new(1);
+    let directory = tempdir().unwrap();
+    let path = directory.path();
+    let resume = |settings: &SearchSettings, seed| match setting.search(settings, seed).resume(path) {
+        Err(SearchError::Checkpoint(error)) => error.to_string(),
+        Err(error) => panic!("another error: {error}"),
+        Ok(_) => panic!("it was resumed"),
+    };
+    let message = resume(&settings(), 1);
+    assert!(message.contains("found none") && message.contains(path.to_str().unwrap()), "{message}");
+
+    let stop = &mut StopBefore { step: 2, seen: 0 };
+    setting.search(&settings(), 1).run(Some(path), stop).unwrap();
+    let message = resume(&settings(), 2);
+    assert!(
+        message.contains("state.json") && message.contains("\"seed\":2") && message.contains("\"seed\":1"),
+        "{message}"
+    );
+    let message = resume(&SearchSettings { sigma: 2.0, ..settings() }, 1);
+    assert!(message.contains("\"sigma\":2.0") && message.contains("\"sigma\":1.25"), "{message}");
+
+    let checkpoint = path.join("checkpoints/00000002");
+    for name in ["supernet.bpk", "weight-optimizer.bpk", "params.bpk", "nes-optimizer.bpk", "state.json"] {
+        let file = checkpoint.join(name);
+        let content = fs::read(&file).unwrap();
+        for damaged in [&content[..content.len() / 2], b"", b"not a record at all"] {
+            fs::write(&file, damaged).unwrap();
+            let message = resume(&settings(), 1);
+            assert!(message.contains(name), "{name} with {} bytes: {message}", damaged.len());
+        }
+        fs::remove_file(&file).unwrap();
+        assert!(resume(&settings(), 1).contains(name));
+        fs::write(&file, content).unwrap();
+    }
+    assert!(setting.search(&settings(), 1).resume(path).is_ok());
+}
+
+#[test]
+fn settings_out_of_range_name_the_field_and_the_range() {
+    let message = |settings: SearchSettings| settings.check().expect_err("out of range").to_string();
+    assert_eq!(message(SearchSettings { sigma: -1.0, ..settings() }), "search.sigma: expected 0.001 to 1000, found -1");
+    assert_eq!(
+        message(SearchSettings { estimator: Estimator::antithetic(3), ..settings() }),
+        "search.estimator.samples: expected an even number, for antithetic pairs, found 3"
+    );
+    let nan = SearchSettings { learning_rate: f64::NAN, ..settings() };
+    assert_eq!(message(nan), "search.learning_rate: expected 0 to 1000, found NaN");
+    let sgd = SgdSettings { momentum: 1.0, ..settings().sgd };
+    assert_eq!(message(SearchSettings { sgd, ..settings() }), "search.sgd.momentum: expected 0 to 0.9999, found 1");
+}
