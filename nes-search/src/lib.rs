@@ -3,6 +3,7 @@
 pub mod baselines;
 mod blueprint;
 mod budget;
+mod config;
 pub mod data;
 mod estimator;
 mod evaluate;
@@ -20,6 +21,7 @@ use burn::optim::{RecordState, StateSink, StateSource};
 
 pub use blueprint::Blueprint;
 pub use budget::{Budget, BudgetError, Penalty, Phi};
+pub use config::{BenchSettings, Config, ConfigError, Preset};
 pub use estimator::{Estimator, Sampling, Shaping};
 pub use evaluate::{Evaluation, batch_loss, evaluate};
 pub use observer::{Observer, Progress};

@@ -1,0 +1,356 @@
+//! The configuration of a run: presets, the TOML file, and what a field means.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::budget::{Budget, Penalty, Phi};
+use crate::data::Augment;
+use crate::estimator::Estimator;
+use crate::search::{Constraint, SearchSettings, Start};
+use crate::settings::{SettingsError, check};
+use crate::train::{SgdSettings, TrainSettings};
+
+/// All that decides a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The directory of a data set; the embedded images, if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<PathBuf>,
+    /// What the found network may cost.
+    pub budget: Budget,
+    /// The seed of the search, and of the first training.
+    pub seed: u64,
+    /// Trainings of each network, under consecutive seeds.
+    pub seeds: usize,
+    /// Threads that Burn computes with; as many as there are cores, if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Images of each class that are cut from the training images for the search to compare architectures on.
+    pub evaluation_per_class: usize,
+    /// The search.
+    pub search: SearchSettings,
+    /// Training from scratch.
+    pub train: TrainSettings,
+    /// Measurement of the exported files.
+    pub bench: BenchSettings,
+}
+
+/// How exported files are measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BenchSettings {
+    /// Seconds of measurement for each file and runtime.
+    pub seconds: f64,
+    /// Threads that a runtime computes with.
+    pub threads: usize,
+}
+
+/// A named configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Preset {
+    /// Minutes on two cores, on 10,000 small images.
+    #[default]
+    Laptop,
+    /// The paper's Appendix B.
+    Paper,
+    /// The whole chain in seconds; its accuracies mean nothing.
+    Smoke,
+}
+
+/// A configuration file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It is no TOML, or has an unknown field or a value of another type.
+    #[error("{}", .0.to_string().trim_end())]
+    Toml(#[from] toml::de::Error),
+    /// A value is out of its range.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+}
+
+impl Config {
+    /// The configuration of a preset.
+    pub fn preset(preset: Preset) -> Self {
+        match preset {
+            Preset::Laptop => laptop(),
+            Preset::Paper => paper(),
+            Preset::Smoke => smoke(),
+        }
+    }
+
+    /// A preset with the values of a TOML text in place of its own.
+    ///
+    /// # Errors
+    /// If the text is no TOML, or a field is unknown, of another type or out of its range.
+    pub fn from_toml(preset: Preset, text: &str) -> Result<Self, ConfigError> {
+        let file: Table = text.parse()?;
+        let mut merged = Table::try_from(Self::preset(preset)).expect("a preset has a form in TOML");
+        merge(&mut merged, file);
+        let config: Self = merged.try_into()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// Naming the first field that is out of its range, and the range.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        check("seeds", self.seeds, 1..=1000)?;
+        // TOML has no larger integers.
+        check("seed", self.seed, 0..=i64::MAX as u64 - 1000)?;
+        check("threads", self.threads.unwrap_or(1), 1..=1024)?;
+        check("evaluation_per_class", self.evaluation_per_class, 1..=1_000_000)?;
+        self.search.check()?;
+        self.train.check()?;
+        check("bench.seconds", self.bench.seconds, 0.01..=3600.0)?;
+        check("bench.threads", self.bench.threads, 1..=1024)
+    }
+
+    /// The configuration as a TOML text that explains every field.
+    pub fn to_toml(&self) -> String {
+        let plain = toml::to_string(self).expect("a configuration has a form in TOML");
+        let mut table = String::new();
+        let mut text = String::from("# Configuration of nes-search. What is left out keeps the value of the preset.\n");
+        for line in plain.lines() {
+            let name = if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                table = format!("{header}.");
+                header.to_string()
+            } else {
+                format!("{table}{}", line.split(" =").next().unwrap_or_default())
+            };
+            if let Some(comment) = comment(&name) {
+                text.push_str(&format!("# {comment}\n"));
+            }
+            text.push_str(line);
+            text.push('\n');
+        }
+        text
+    }
+
+    /// The seeds of the trainings.
+    pub fn training_seeds(&self) -> impl Iterator<Item = u64> + use<> {
+        let first = self.seed;
+        (0..self.seeds as u64).map(move |offset| first + offset)
+    }
+}
+
+/// Puts the values of one table into another, table by table.
+fn merge(into: &mut Table, from: Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            // The tables of an enum's variants exclude each other.
+            (Some(Value::Table(into)), Value::Table(from)) if key != "constraint" => merge(into, from),
+            (_, value) => drop(into.insert(key, value)),
+        }
+    }
+}
+
+fn sgd() -> SgdSettings {
+    SgdSettings {
+        batch_size: 64,
+        learning_rate: 0.1,
+        warmup: 0.1,
+        momentum: 0.9,
+        weight_decay: 1e-4,
+        label_smoothing: 0.1,
+        augment: Augment { flip: true, shift: 2 },
+    }
+}
+
+fn laptop() -> Config {
+    Config {
+        data: None,
+        budget: Budget::Fraction(0.1),
+        seed: 1,
+        seeds: 1,
+        threads: None,
+        evaluation_per_class: 50,
+        search: SearchSettings {
+            warmup_steps: 600,
+            outer_iterations: 12,
+            weight_steps: 40,
+            nes_iterations: 4,
+            start: Start::UniformJoint,
+            sigma: 1.5,
+            sigma_floor: 0.5,
+            learning_rate: 1.5,
+            momentum: 0.5,
+            evaluation_batch: 250,
+            checkpoint_every: 1,
+            estimator: Estimator::antithetic(16),
+            constraint: Constraint::Projection,
+            sgd: sgd(),
+        },
+        train: TrainSettings { epochs: 20, sgd: sgd(), average_decay: 0.99, recalibration_batches: 16 },
+        bench: BenchSettings { seconds: 2.0, threads: 1 },
+    }
+}
+
+/// Appendix B, for MobileNet.
+fn paper() -> Config {
+    let laptop = laptop();
+    Config {
+        search: SearchSettings {
+            warmup_steps: 0,
+            outer_iterations: 75,
+            weight_steps: 2000,
+            nes_iterations: 20,
+            start: Start::Base,
+            sigma: 1.25,
+            sigma_floor: 0.0,
+            learning_rate: 5.0,
+            momentum: 0.0,
+            evaluation_batch: 256,
+            checkpoint_every: 1,
+            estimator: Estimator::paper(100),
+            constraint: Constraint::Penalty(Penalty { rho: 1.0, phi: Phi::Square }),
+            sgd: SgdSettings { batch_size: 256, ..sgd() },
+        },
+        ..laptop
+    }
+}
+
+fn smoke() -> Config {
+    let laptop = laptop();
+    Config {
+        evaluation_per_class: 20,
+        search: SearchSettings {
+            warmup_steps: 8,
+            outer_iterations: 2,
+            weight_steps: 4,
+            nes_iterations: 1,
+            evaluation_batch: 50,
+            estimator: Estimator::antithetic(4),
+            sgd: SgdSettings { batch_size: 16, ..sgd() },
+            ..laptop.search
+        },
+        train: TrainSettings { epochs: 1, recalibration_batches: 2, ..laptop.train },
+        bench: BenchSettings { seconds: 0.1, threads: 1 },
+        ..laptop
+    }
+}
+
+/// What a field means.
+fn comment(name: &str) -> Option<&'static str> {
+    let text = match name {
+        "data" => "Directory with the four IDX files of an MNIST-like set; without it, the embedded images.",
+        "budget" => "A fraction of the backbone's MACs (\"0.1\"), or MACs (\"250k\", \"2.5M\").",
+        "seed" => "Seed of the search and of the first training.",
+        "seeds" => "Trainings of each network, under consecutive seeds.",
+        "threads" => "Threads that Burn computes with; without it, as many as there are cores.",
+        "evaluation_per_class" => "Training images of each class that architectures are compared on in the search.",
+        "search" => "\n# The search (Algorithm 1 of the paper).",
+        "search.warmup_steps" => "Weight steps before the first NES iteration, on random views at the budget.",
+        "search.outer_iterations" => "K: outer iterations.",
+        "search.weight_steps" => "N: weight steps in each outer iteration, on views drawn around H.",
+        "search.nes_iterations" => "NES iterations in each outer iteration.",
+        "search.start" => "Where H starts: \"base\" (the backbone) or \"uniform-joint\" (its best uniform rescaling).",
+        "search.sigma" => "Deviation of the candidates from H, in steps of each dimension, in the beginning;",
+        "search.sigma_floor" => "it falls linearly to this.",
+        "search.learning_rate" => "Learning rate of H in the beginning; it falls linearly to 0.",
+        "search.momentum" => "Weight of the past in the running mean of the gradients of H.",
+        "search.evaluation_batch" => "Evaluation images that all candidates of an NES iteration are scored on.",
+        "search.checkpoint_every" => "Outer iterations between two checkpoints.",
+        "search.constraint" => {
+            "How the search keeps to the budget: \"projection\" moves candidates onto it; or a table \
+             penalty = { rho = 1.0, phi = \"square\" } (or \"absolute\", \"positive\")."
+        }
+        "search.constraint.penalty" => "\n# Equation 2: rho * phi(R / R_t - 1) is added to the loss.",
+        "search.constraint.penalty.rho" => "Weight of the penalty.",
+        "search.constraint.penalty.phi" => "\"square\", \"absolute\" or \"positive\".",
+        "search.estimator" => "\n# The estimator of the NES gradient (equations 6 and 7).",
+        "search.estimator.samples" => "M: candidates in each NES iteration.",
+        "search.estimator.sampling" => "\"independent\" (the paper) or \"antithetic\" (pairs of opposite directions).",
+        "search.estimator.shaping" => "\"difference\" to the loss at H (equation 6) or \"standardized\" losses.",
+        "search.sgd" => "\n# How the shared weights are trained.",
+        "search.sgd.augment" | "train.sgd.augment" => "\n# Random changes to training images.",
+        "train" => "\n# Training of a network from scratch.",
+        "train.epochs" => "Passes over the training images.",
+        "train.average_decay" => "Decay of the running average of weights that is kept in the end; 0 keeps the last.",
+        "train.recalibration_batches" => "Batches that batch-norm statistics are taken from in the end.",
+        "train.sgd" => "\n# Its optimizer.",
+        "bench" => "\n# Measurement of the exported files.",
+        "bench.seconds" => "Seconds for each file and runtime.",
+        "bench.threads" => "Threads that a runtime computes with.",
+        _ => match name.split_once("sgd.").map(|(_, field)| field)? {
+            "batch_size" => "Images in a batch.",
+            "learning_rate" => "Learning rate at its peak, after a linear warm-up and before a cosine to 0.",
+            "warmup" => "Share of the steps in which it rises.",
+            "momentum" => "Nesterov momentum.",
+            "weight_decay" => "Weight decay.",
+            "label_smoothing" => "Label smoothing.",
+            "augment.flip" => "Whether half of the images are mirrored left to right.",
+            "augment.shift" => "Largest shift in each direction, in pixels.",
+            _ => return None,
+        },
+    };
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PRESETS: [Preset; 3] = [Preset::Laptop, Preset::Paper, Preset::Smoke];
+
+    #[test]
+    fn presets_are_in_range_and_survive_their_own_text() {
+        for preset in PRESETS {
+            let config = Config { data: Some("some/where".into()), threads: Some(3), ..Config::preset(preset) };
+            config.check().unwrap();
+            let text = config.to_toml();
+            for base in PRESETS {
+                assert_eq!(Config::from_toml(base, &text).unwrap(), config, "{preset:?} over {base:?}:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_field_is_explained() {
+        for preset in PRESETS {
+            let config = Config { data: Some("some/where".into()), threads: Some(3), ..Config::preset(preset) };
+            let text = config.to_toml();
+            let lines: Vec<&str> = text.lines().collect();
+            for pair in lines.windows(2).filter(|pair| !pair[1].is_empty() && !pair[1].starts_with('#')) {
+                assert!(pair[0].starts_with('#'), "no comment before {:?}", pair[1]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_changes_what_it_names() {
+        let text =
+            "budget = \"250k\"\n[search]\nsigma = 2\n[search.constraint.penalty]\nrho = 3.0\nphi = \"absolute\"\n";
+        let config = Config::from_toml(Preset::Laptop, text).unwrap();
+        let mut expected = laptop();
+        expected.budget = "250k".parse().unwrap();
+        expected.search.sigma = 2.0;
+        expected.search.constraint = Constraint::Penalty(Penalty { rho: 3.0, phi: Phi::Absolute });
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, parts) in [
+            ("[search]\nsigm = 1.0", ["unknown field `sigm`", "sigma_floor"]),
+            ("colour = 1", ["unknown field `colour`", "budget"]),
+            ("[search]\nsigma = -1.0", ["search.sigma", "0.001 to 1000, found -1"]),
+            ("[train]\nepochs = 0", ["train.epochs", "1 to 1000000, found 0"]),
+            ("[train]\nepochs = -3", ["invalid value: integer `-3`", "epochs"]),
+            ("[train]\nepochs = \"many\"", ["invalid type: string \"many\"", "epochs"]),
+            ("budget = \"-1\"", ["a budget is a fraction", "\"-1\""]),
+            ("[search]\nstart = \"somewhere\"", ["unknown variant `somewhere`", "uniform-joint"]),
+            ("sigma = = 1", ["TOML parse error at line 1", "sigma = = 1"]),
+        ] {
+            let message = Config::from_toml(Preset::Laptop, text).expect_err(text).to_string();
+            for part in parts {
+                assert!(message.contains(part), "{text:?}: expected {part:?} in: {message}");
+            }
+        }
+    }
+}
