@@ -1,16 +1,15 @@
 //! `nes-search inspect`: a backbone's search space, one architecture of it, and what it costs.
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
 use burn::tensor::Device;
 use clap::{Args, ValueEnum};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
 use elastic_layers::capture::{CapturedModel, capture};
-use elastic_layers::{Architecture, ArchitectureFile, Backbone, Macs, SearchSpace};
+use elastic_layers::{Architecture, Backbone, Macs, SearchSpace};
 use nes_search::Blueprint;
 use serde::Serialize;
 
@@ -69,7 +68,7 @@ impl Inspect {
         let blueprint = Blueprint::new(image, move |space, device| for_blueprint.init(space, device))?;
         let space = blueprint.space();
         let architecture = match &self.architecture {
-            Some(path) => read_architecture(space, path)?,
+            Some(path) => super::directory::read_architecture(space, path)?,
             None => space.base(),
         };
         let cost = blueprint.cost().cost(&architecture)?;
@@ -80,7 +79,7 @@ impl Inspect {
                 parameters: cost.parameters,
                 dimensions: dimensions.map(|(dim, &value)| Dimension { dim, value }).collect(),
             };
-            return super::print(&(serde_json::to_string_pretty(&report)? + "\n"));
+            return super::print_json(&report);
         }
         let captured = captured(&config, &architecture, image)?;
         super::print(&table(space, &architecture, &captured)?)
@@ -99,13 +98,6 @@ impl Inspect {
             }
         }
     }
-}
-
-fn read_architecture(space: &SearchSpace, path: &Path) -> anyhow::Result<Architecture> {
-    let at = || path.display().to_string();
-    let text = std::fs::read_to_string(path).with_context(at)?;
-    let file: ArchitectureFile = serde_json::from_str(&text).with_context(at)?;
-    space.check(&file).with_context(at)
 }
 
 /// The static network's forward, initialised where nothing is computed.

@@ -1,10 +1,20 @@
 //! Command line: flags, and a thin wrapper around the library for each command.
 
+mod bench;
+mod directory;
+mod export;
 mod inspect;
+mod job;
+mod options;
+mod progress;
+mod run;
+mod summary;
 
 use std::io::Write;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use nes_search::{Config, Preset};
+use serde::Serialize;
 
 /// Searches channels, input resolution and depth of a Burn network under a budget.
 #[derive(Debug, Parser)]
@@ -16,14 +26,35 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Run),
+    Search(run::SearchCommand),
+    Train(run::Train),
+    Export(export::Export),
+    Bench(bench::Bench),
     Inspect(inspect::Inspect),
+    Config(ConfigCommand),
+}
+
+/// Prints a configuration file with all fields, explained.
+#[derive(Args, Debug)]
+#[command(after_help = "Example: nes-search config > mine.toml; nes-search run --config mine.toml")]
+struct ConfigCommand {
+    /// Whose values.
+    #[arg(long, value_enum, default_value_t)]
+    preset: Preset,
 }
 
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
+            Command::Run(run) => run.run(),
+            Command::Search(search) => search.run(),
+            Command::Train(train) => train.run(),
+            Command::Export(export) => export.run(),
+            Command::Bench(bench) => bench.run(),
             Command::Inspect(inspect) => inspect.run(),
+            Command::Config(ConfigCommand { preset }) => print(&Config::preset(preset).to_toml()),
         }
     }
 }
@@ -34,6 +65,11 @@ fn print(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// Writes a result for programs to stdout.
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
 /// Writes an error and its causes to stderr.

@@ -1,0 +1,31 @@
+//! The command `export`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::directory::{MODEL, config_of};
+use super::job::Job;
+
+/// Writes a trained network as ONNX, and verifies the file in every runtime.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  nes-search export runs/mine                  the found network
+  nes-search export runs/mine/uniform-joint --out joint.onnx")]
+pub struct Export {
+    /// A directory of `run` or `train`, or of one network of a run.
+    directory: PathBuf,
+    /// The file to write; by default model.onnx in the directory.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Export {
+    pub fn run(self) -> anyhow::Result<()> {
+        let job = Job::load(config_of(&self.directory)?)?;
+        job.export_directory(&self.directory, self.out.as_deref())?;
+        let written = self.out.unwrap_or_else(|| self.directory.join(MODEL));
+        super::print(&format!("{}: verified\n", written.display()))
+    }
+}

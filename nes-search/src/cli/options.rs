@@ -1,0 +1,65 @@
+//! Flags of several commands.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use nes_search::{Budget, Config, Preset};
+
+/// Where the configuration comes from: a preset, a file over it, flags over that.
+#[derive(Args, Debug)]
+pub struct ConfigOptions {
+    /// The configuration that the file and the flags change.
+    #[arg(long, value_enum, default_value_t)]
+    preset: Preset,
+    /// A TOML file; `nes-search config` prints one with all fields.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The four IDX files of an MNIST-like set, plain or with .gz, instead of the embedded images.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// What the found network may cost: a fraction of the backbone's MACs (0.1), or MACs (250k, 2.5M).
+    #[arg(long, value_name = "BUDGET")]
+    budget: Option<Budget>,
+    /// The seed of the search and of the first training.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Trainings of each network, under consecutive seeds.
+    #[arg(long, value_name = "N")]
+    seeds: Option<usize>,
+    /// Threads that Burn computes with; by default one for each core.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+impl ConfigOptions {
+    /// The effective configuration.
+    pub fn effective(&self) -> anyhow::Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => read_config(self.preset, path)?,
+            None => Config::preset(self.preset),
+        };
+        if let Some(data) = &self.data {
+            config.data = Some(data.clone());
+        }
+        if let Some(data) = &mut config.data {
+            // A run may be resumed from another working directory.
+            *data = fs::canonicalize(&*data).with_context(|| data.display().to_string())?;
+        }
+        config.budget = self.budget.unwrap_or(config.budget);
+        config.seed = self.seed.unwrap_or(config.seed);
+        config.seeds = self.seeds.unwrap_or(config.seeds);
+        config.threads = self.threads.or(config.threads);
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// Reads a configuration file.
+pub fn read_config(preset: Preset, path: &Path) -> anyhow::Result<Config> {
+    let at = || path.display().to_string();
+    let text = fs::read_to_string(path).with_context(at)?;
+    // The parser's message has lines of its own.
+    Config::from_toml(preset, &text).map_err(|error| anyhow!("{}: {error}", at()))
+}

@@ -1,0 +1,297 @@
+//! The main job and its parts.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+use benchmarks::latency::{Amount, BenchOptions, compare};
+use benchmarks::machine::Machine;
+use benchmarks::report::{BenchFile, BenchReport};
+use clap::Args;
+use elastic_layers::Architecture;
+use exporters::runtime::{RuntimeKind, available};
+use nes_search::{Observer, Progress, baselines};
+
+use super::directory::{BENCH, MODEL, RunDirectory, SUMMARY, read_architecture, write_json};
+use super::job::{Job, SearchFile, TrainingFile};
+use super::options::ConfigOptions;
+use super::progress::{Terminal, note};
+use super::summary::{RUNTIME, Row, Summary, report_of};
+
+/// The main job: searches, trains what was found and two uniform rescalings of the same budget from scratch, exports
+/// and measures them, and compares.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  nes-search run                               the embedded images, a tenth of the backbone's MACs
+  nes-search run --budget 250k --seeds 5       another budget; each network trained five times
+  nes-search run --data DIR --out runs/mine    the four IDX files of an MNIST-like set
+  nes-search run --resume runs/mine            goes on where it was interrupted")]
+pub struct Run {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    options: ConfigOptions,
+    /// Prints the content of summary.json instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Searches, and writes the found architecture.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  nes-search search --budget 0.2 --out runs/fifth
+  nes-search search --resume runs/fifth        goes on from the newest checkpoint")]
+pub struct SearchCommand {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    options: ConfigOptions,
+    /// Prints the content of architecture.json.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Trains one architecture from scratch, and evaluates it on the test images.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example: nes-search train --architecture runs/fifth/architecture.json --out runs/fifth-trained"
+)]
+pub struct Train {
+    /// The architecture to train.
+    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    architecture: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    options: ConfigOptions,
+    /// Prints the content of training.json.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where results go.
+#[derive(Args, Debug)]
+pub struct Place {
+    /// The run directory; by default a dated one below runs/.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Replaces an earlier run in the run directory.
+    #[arg(long)]
+    overwrite: bool,
+    /// Goes on with the run of a directory, under its own configuration.
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with_all = ["out", "overwrite", "preset", "config", "data", "budget", "seed", "seeds", "threads"]
+    )]
+    resume: Option<PathBuf>,
+}
+
+impl Place {
+    /// The directory, and the job to do in it. A new directory is made last, when nothing else can be wrong.
+    fn open(self, options: &ConfigOptions) -> anyhow::Result<(RunDirectory, Job)> {
+        if let Some(path) = &self.resume {
+            let (directory, config) = RunDirectory::resume(path)?;
+            return Ok((directory, Job::load(config)?));
+        }
+        let job = Job::load(options.effective()?)?;
+        let directory = RunDirectory::create(self.out, self.overwrite, &job.config)?;
+        Ok((directory, job))
+    }
+}
+
+/// The result of a part that can be interrupted.
+fn finished<T>(part: Option<T>, command: &str, directory: &RunDirectory) -> anyhow::Result<T> {
+    match part {
+        Some(result) => Ok(result),
+        None => bail!("interrupted; go on with: nes-search {command} --resume {}", directory.path().display()),
+    }
+}
+
+impl Run {
+    pub fn run(self) -> anyhow::Result<()> {
+        let (directory, job) = self.place.open(&self.options)?;
+        let path = directory.path();
+        note(&format!("{}: budget {} MACs", path.display(), job.budget.0));
+        let terminal = &mut Terminal::new()?;
+        let search = match job.search(path, terminal)? {
+            Some(search) => search,
+            None => bail!(
+                "interrupted; go on with: nes-search run --resume {0}, or with the search alone: \
+                 nes-search search --resume {0}",
+                path.display()
+            ),
+        };
+        let networks = networks(&job, path, &search)?;
+        let trainings = train_all(&job, &networks, terminal)?;
+        let trainings = finished(trainings, "run", &directory)?;
+        let bench = finished(export_and_measure(&job, path, &networks, terminal)?, "run", &directory)?;
+        let summary = summary(&job, &search, &networks, &trainings, &bench)?;
+        write_json(&path.join(SUMMARY), &summary)?;
+        if self.json {
+            return super::print_json(&summary);
+        }
+        super::print(&format!("{}\nresults in {}\n", summary.table(&bench)?, path.display()))
+    }
+}
+
+impl SearchCommand {
+    pub fn run(self) -> anyhow::Result<()> {
+        let (directory, job) = self.place.open(&self.options)?;
+        let path = directory.path();
+        note(&format!("{}: budget {} MACs", path.display(), job.budget.0));
+        let search = finished(job.search(path, &mut Terminal::new()?)?, "search", &directory)?;
+        let found = job.found(path)?;
+        if self.json {
+            return super::print_json(&found.to_file());
+        }
+        let cost = job.blueprint.cost().cost(&found)?;
+        let mut text = format!("{found}\n\n");
+        text += &format!("MACs {} ({:.3} of the budget), ", cost.macs.0, cost.macs.ratio(job.budget));
+        text += &format!("parameters {}\n", cost.parameters);
+        let took = search.cost;
+        text += &format!("search: {} images, {:.0} s, {} views scored\n", took.images, took.seconds, took.evaluations);
+        text += &format!("train it with: nes-search train --architecture {}/architecture.json\n", path.display());
+        super::print(&text)
+    }
+}
+
+impl Train {
+    pub fn run(self) -> anyhow::Result<()> {
+        let (directory, job) = match &self.architecture {
+            // Read before a directory is made for it.
+            Some(file) if self.place.resume.is_none() => {
+                let job = Job::load(self.options.effective()?)?;
+                let architecture = read_architecture(job.blueprint.space(), file)?;
+                let directory = RunDirectory::create(self.place.out, self.place.overwrite, &job.config)?;
+                write_json(&directory.path().join(super::directory::ARCHITECTURE), &architecture.to_file())?;
+                (directory, job)
+            }
+            _ => self.place.open(&self.options)?,
+        };
+        let path = directory.path();
+        let architecture = job.found(path)?;
+        let file = finished(job.train("network", &architecture, path, &mut Terminal::new()?)?, "train", &directory)?;
+        if self.json {
+            return super::print_json(&file);
+        }
+        let mut text = String::new();
+        for run in &file.runs {
+            text += &format!("seed {}: test accuracy {:.2} %, loss {:.4}\n", run.seed, run.accuracy * 100.0, run.loss);
+        }
+        super::print(&format!("{text}results in {}\n", path.display()))
+    }
+}
+
+/// A network of the comparison.
+struct Network {
+    name: &'static str,
+    architecture: Architecture,
+    /// Where its files go: the run directory itself for the found one.
+    directory: PathBuf,
+    is_trained: bool,
+}
+
+fn networks(job: &Job, path: &Path, search: &SearchFile) -> anyhow::Result<Vec<Network>> {
+    let space = job.blueprint.space();
+    let below = |name, architecture, is_trained| Network { name, architecture, directory: path.join(name), is_trained };
+    Ok(vec![
+        below("uniform-channel", baselines::uniform_channel(space, &job.projection()?)?, true),
+        below("uniform-joint", space.check(&search.uniform_joint)?, true),
+        Network { directory: path.into(), ..below("found", job.found(path)?, true) },
+        below("backbone", space.base(), false),
+    ])
+}
+
+/// Trains every network that is to be; nothing, if interrupted.
+fn train_all(job: &Job, networks: &[Network], terminal: &mut Terminal) -> anyhow::Result<Option<Vec<TrainingFile>>> {
+    let mut trainings = Vec::new();
+    for network in networks {
+        trainings.push(match network.is_trained {
+            true => match job.train(network.name, &network.architecture, &network.directory, terminal)? {
+                Some(file) => file,
+                None => return Ok(None),
+            },
+            false => TrainingFile::default(),
+        });
+    }
+    Ok(Some(trainings))
+}
+
+/// Exports and verifies every network, and measures the files in turn; nothing, if interrupted.
+fn export_and_measure(
+    job: &Job,
+    path: &Path,
+    networks: &[Network],
+    terminal: &mut Terminal,
+) -> anyhow::Result<Option<BenchFile>> {
+    for (index, network) in networks.iter().enumerate() {
+        if terminal.interrupted() {
+            return Ok(None);
+        }
+        if network.is_trained {
+            job.export_directory(&network.directory, None)?;
+        } else {
+            let (architecture, model) = job.untrained_backbone()?;
+            std::fs::create_dir_all(&network.directory)?;
+            job.export(&architecture, &model, &network.directory.join(MODEL))?;
+        }
+        let (done, total) = (index + 1, networks.len());
+        terminal.progress(Progress { phase: "export", done, total, message: "verified".into() });
+    }
+    let options = BenchOptions {
+        threads: job.config.bench.threads,
+        measure: Amount::Time(Duration::from_secs_f64(job.config.bench.seconds)),
+        ..BenchOptions::default()
+    };
+    let files: Vec<PathBuf> = networks.iter().map(|network| network.directory.join(MODEL)).collect();
+    let runtimes = available();
+    let mut reports: Vec<BenchReport> = Vec::new();
+    for (index, &runtime) in runtimes.iter().enumerate() {
+        if terminal.interrupted() {
+            return Ok(None);
+        }
+        let entries: Vec<(&Path, RuntimeKind)> = files.iter().map(|file| (file.as_path(), runtime)).collect();
+        reports.extend(compare(&entries, &options, None)?);
+        let (done, total) = (index + 1, runtimes.len());
+        terminal.progress(Progress { phase: "bench", done, total, message: runtime.to_string() });
+    }
+    for report in &mut reports {
+        // Named from the run directory, which may be moved.
+        if let Ok(name) = Path::new(&report.file).strip_prefix(path) {
+            report.file = name.to_string_lossy().replace('\\', "/");
+        }
+    }
+    let bench = BenchFile { machine: Machine::describe(), reports };
+    write_json(&path.join(BENCH), &bench)?;
+    Ok(Some(bench))
+}
+
+fn summary(
+    job: &Job,
+    search: &SearchFile,
+    networks: &[Network],
+    trainings: &[TrainingFile],
+    bench: &BenchFile,
+) -> anyhow::Result<Summary> {
+    let seeds: Vec<u64> = job.config.training_seeds().collect();
+    let mut rows = Vec::new();
+    for (network, training) in networks.iter().zip(trainings) {
+        let cost = job.blueprint.cost().cost(&network.architecture)?;
+        let Some(report) = report_of(bench, network.name, RUNTIME) else {
+            bail!("bench.json: expected a report of {} on {RUNTIME}, found none", network.name)
+        };
+        let of_seed = |seed: &u64| training.runs.iter().find(|run| run.seed == *seed).map(|run| run.accuracy);
+        rows.push(Row {
+            name: network.name.into(),
+            macs: cost.macs,
+            parameters: cost.parameters,
+            accuracy: seeds.iter().filter_map(of_seed).collect(),
+            onnx_p50_ms: report.p50_ms,
+            onnx_p90_ms: report.p90_ms,
+        });
+    }
+    Ok(Summary { budget_macs: job.budget, seeds, search: search.cost, onnx_runtime: RUNTIME, rows })
+}

@@ -1,0 +1,119 @@
+//! The result of a run: for programs, and as a table.
+
+use std::fmt::Write;
+
+use benchmarks::report::{BenchFile, BenchReport};
+use benchmarks::statistics::mean_and_sd;
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+use elastic_layers::Macs;
+use exporters::runtime::RuntimeKind;
+use nes_search::search::SearchCost;
+use serde::{Deserialize, Serialize};
+
+/// The runtime whose latencies are in the rows: the one that is always there.
+pub const RUNTIME: RuntimeKind = RuntimeKind::Rten;
+
+/// The content of a `summary.json`. Names and units of the fields are stable.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Summary {
+    /// R_t.
+    pub budget_macs: Macs,
+    /// Seeds of the trainings, in the order of each row's accuracies.
+    pub seeds: Vec<u64>,
+    /// What the search took.
+    pub search: SearchCost,
+    /// The runtime that latencies are of, with one thread and one image.
+    pub onnx_runtime: RuntimeKind,
+    /// The networks that were compared.
+    pub rows: Vec<Row>,
+}
+
+/// One network.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Row {
+    pub name: String,
+    pub macs: Macs,
+    pub parameters: u64,
+    /// Share of the test images classified rightly, one for each seed; none, if it was not trained.
+    pub accuracy: Vec<f64>,
+    pub onnx_p50_ms: f64,
+    pub onnx_p90_ms: f64,
+}
+
+impl Summary {
+    /// The table that people read.
+    pub fn table(&self, bench: &BenchFile) -> anyhow::Result<String> {
+        let mut table = Table::new();
+        table.load_style(NOTHING);
+        let runtimes = runtimes(bench);
+        let mut header: Vec<String> =
+            ["network", "MACs", "of budget", "parameters", "test accuracy", "search images", "search s"]
+                .map(String::from)
+                .into();
+        for runtime in &runtimes {
+            header.extend([format!("{runtime} p50 ms"), format!("{runtime} p90 ms")]);
+        }
+        table.set_header(header);
+        for row in &self.rows {
+            let searched = row.name == "found";
+            let or_dash = |text: String| if searched { text } else { "-".into() };
+            let mut cells = vec![
+                row.name.clone(),
+                row.macs.0.to_string(),
+                format!("{:.3}", row.macs.ratio(self.budget_macs)),
+                row.parameters.to_string(),
+                accuracy(&row.accuracy),
+                or_dash(self.search.images.to_string()),
+                or_dash(format!("{:.0}", self.search.seconds)),
+            ];
+            for &runtime in &runtimes {
+                let report = report_of(bench, &row.name, runtime);
+                let cell =
+                    |time: fn(&BenchReport) -> f64| report.map_or("-".into(), |report| format!("{:.3}", time(report)));
+                cells.extend([cell(|report| report.p50_ms), cell(|report| report.p90_ms)]);
+            }
+            table.add_row(cells);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        let mut text = format!("{table}\n\n");
+        let seeds: Vec<String> = self.seeds.iter().map(u64::to_string).collect();
+        writeln!(text, "budget {} MACs; trained from scratch with seed {}", self.budget_macs.0, seeds.join(", "))?;
+        writeln!(
+            text,
+            "latency: {} thread, batch 1, {}",
+            bench.reports.first().map_or(1, |report| report.threads),
+            bench.machine.cpu
+        )?;
+        for report in bench.reports.iter().filter(|report| report.noisy) {
+            let reason = report.noisy_reason.as_deref().unwrap_or("no reason given");
+            writeln!(text, "noisy: {} on {}: {reason}", row_of(report), report.runtime)?;
+        }
+        Ok(text)
+    }
+}
+
+/// Mean and standard deviation over the seeds, in percent.
+fn accuracy(values: &[f64]) -> String {
+    match (mean_and_sd(values), values.len()) {
+        (None, _) => "not trained".into(),
+        (Some((mean, _)), 1) => format!("{:.2} %", mean * 100.0),
+        (Some((mean, sd)), _) => format!("{:.2} ± {:.2} %", mean * 100.0, sd * 100.0),
+    }
+}
+
+fn runtimes(bench: &BenchFile) -> Vec<RuntimeKind> {
+    RuntimeKind::ALL.into_iter().filter(|kind| bench.reports.iter().any(|report| report.runtime == *kind)).collect()
+}
+
+/// The name of the row that a report is of: the directory of its file, below the run's.
+fn row_of(report: &BenchReport) -> &str {
+    report.file.rsplit_once('/').map_or("found", |(row, _)| row)
+}
+
+/// The report of a row on a runtime.
+pub fn report_of<'a>(bench: &'a BenchFile, row: &str, runtime: RuntimeKind) -> Option<&'a BenchReport> {
+    bench.reports.iter().find(|report| report.runtime == runtime && row_of(report) == row)
+}
