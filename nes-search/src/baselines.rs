@@ -9,20 +9,19 @@ use crate::projection::{Projection, ProjectionError};
 /// # Errors
 /// If that cannot meet the budget.
 pub fn uniform_channel(space: &SearchSpace, projection: &Projection<'_>) -> Result<Architecture, ProjectionError> {
-    projection.architecture(&space.base().params())
+    projection.at_structure(&space.base().params())
 }
 
 /// The backbone scaled in channels and resolution together: one architecture at the budget for every resolution that
-/// can meet it, the largest first.
+/// can meet it, the largest first. Where channels are so coarse that none can, the nearest below the budget for each.
 ///
 /// # Errors
-/// If a cost cannot be found, or no resolution can meet the budget.
+/// If a cost cannot be found.
 pub fn uniform_joint(space: &SearchSpace, projection: &Projection<'_>) -> Result<Vec<Architecture>, ProjectionError> {
     let base = space.base();
     let resolutions = space.dims().iter().find(|dim| dim.kind == DimKind::Resolution);
     let levels = resolutions.map_or(1, |dim| dim.level_of(dim.base) + 1);
-    let mut architectures: Vec<Architecture> = Vec::new();
-    let mut gap = None;
+    let (mut meeting, mut below) = (Vec::new(), Vec::new());
     for level in (0..levels).rev() {
         let params: Vec<f64> = base
             .params()
@@ -30,15 +29,14 @@ pub fn uniform_joint(space: &SearchSpace, projection: &Projection<'_>) -> Result
             .zip(space.dims())
             .map(|(&h, dim)| if dim.kind == DimKind::Resolution { level as f64 + 0.5 } else { h })
             .collect();
-        match projection.architecture(&params) {
-            Ok(architecture) if !architectures.contains(&architecture) => architectures.push(architecture),
-            Ok(_) => {}
-            Err(error @ ProjectionError::Gap { .. }) => gap = Some(error),
+        match projection.at_structure(&params) {
+            Ok(architecture) => meeting.push(architecture),
+            Err(ProjectionError::Gap { .. }) => below.push(space.at_params(&projection.project(&params)?)),
             Err(error) => return Err(error),
         }
     }
-    match gap {
-        Some(error) if architectures.is_empty() => Err(error),
-        _ => Ok(architectures),
-    }
+    let mut architectures = if meeting.is_empty() { below } else { meeting };
+    // Resolutions that the budget cannot have give way to the same one.
+    architectures.dedup();
+    Ok(architectures)
 }

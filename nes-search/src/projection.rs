@@ -107,11 +107,46 @@ impl<'a> Projection<'a> {
     }
 
     /// The architecture of H, moved to between 0.98 and 1.00 of the budget: channels are scaled, then single
-    /// dimensions grown, the one that rounding down took most from first.
+    /// dimensions grown, the one that rounding down took most from first. Where channels are too coarse for that, the
+    /// nearest resolution and depth at which they are not.
     ///
     /// # Errors
     /// If no such architecture is found, naming the nearest.
     pub fn architecture(&self, params: &[f64]) -> Result<Architecture, ProjectionError> {
+        let (budget, mut nearest) = match self.at_structure(params) {
+            Err(ProjectionError::Gap { budget, nearest }) => (budget, nearest),
+            other => return other,
+        };
+        for structure in self.structures_by_distance(params) {
+            match self.at_structure(&structure) {
+                Err(ProjectionError::Gap { nearest: other, .. }) => nearest = nearest.max(other),
+                other => return other,
+            }
+        }
+        Err(ProjectionError::Gap { budget, nearest })
+    }
+
+    /// H at every resolution and depth, the nearest first.
+    fn structures_by_distance(&self, params: &[f64]) -> Vec<Vec<f64>> {
+        let mut all = vec![(0, self.clamped(params))];
+        for (index, dim) in self.space.dims().iter().enumerate().filter(|(_, dim)| dim.kind != DimKind::Channels) {
+            let at_level = |(distance, h): &(usize, Vec<f64>), level: usize| {
+                let mut moved = h.clone();
+                moved[index] = level as f64 + 0.5;
+                (distance + (h[index] as usize).abs_diff(level), moved)
+            };
+            all = all.iter().flat_map(|one| (0..dim.levels()).map(move |level| at_level(one, level))).collect();
+        }
+        all.sort_by_key(|(distance, _)| *distance);
+        all.into_iter().map(|(_, h)| h).collect()
+    }
+
+    /// As [`architecture`](Self::architecture), at the resolution and depth of H wherever the channels can reach the
+    /// budget there.
+    ///
+    /// # Errors
+    /// If no such architecture is found, naming the nearest.
+    pub(crate) fn at_structure(&self, params: &[f64]) -> Result<Architecture, ProjectionError> {
         let params = self.project(params)?;
         let dims = self.space.dims();
         let mut levels: Vec<usize> = params.iter().map(|&h| h as usize).collect();

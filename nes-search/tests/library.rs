@@ -36,6 +36,22 @@ fn any_params_end_between_the_least_share_and_the_budget() {
 }
 
 #[test]
+fn coarse_channels_reach_the_budget_by_resolution_and_depth() {
+    // One width for the whole network: next to each other, two widths are more than 2 % apart.
+    let config = MobileNetV2Config { scale_step: 0.5, ..MobileNetV2Config::small(1, 28, 10) };
+    let blueprint = Blueprint::new([1, 28, 28], move |space, device| config.init(space, device)).expect("a network");
+    let budget = Macs(1_000_000);
+    let projection = Projection::new(blueprint.space(), blueprint.cost(), budget).expect("a feasible budget");
+    let mut rng = stream(4, Stream::Views);
+    for _ in 0..20 {
+        let params: Vec<f64> =
+            blueprint.space().dims().iter().map(|dim| rng.random_range(0.0..dim.levels() as f64)).collect();
+        let share = share(&blueprint, &projection.architecture(&params).expect("an architecture"), budget);
+        assert!((LEAST_SHARE..=1.0).contains(&share), "{share} for {params:?}");
+    }
+}
+
+#[test]
 fn infeasible_budgets_name_what_is_feasible() {
     let blueprint = blueprint();
     let [smallest, largest] = [blueprint.space().smallest(), blueprint.space().largest()]

@@ -184,7 +184,11 @@ fn only_the_command_depends_on_exporters_and_benchmarks() {
             .collect();
         assert_eq!(enabling, ["cli"], "the features of nes-search that enable {name}");
     }
-    let binary = search.targets.iter().find(|target| target.kind.iter().any(|kind| kind == "bin")).expect("nes-search has a binary");
+    let binary = search
+        .targets
+        .iter()
+        .find(|target| target.kind.iter().any(|kind| kind == "bin"))
+        .expect("nes-search has a binary");
     assert_eq!(binary.required_features, ["cli"], "what the binary of nes-search requires");
 }
 

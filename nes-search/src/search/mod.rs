@@ -160,6 +160,8 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         }
         let space = blueprint.space();
         let projection = Projection::new(space, blueprint.cost(), budget)?;
+        // A space that is too coarse for the budget shows now, and not at the end.
+        projection.architecture(&space.base().params())?;
         let upper = space.dims().iter().map(|dim| dim.levels() as f64).collect();
         let device = devices.first().expect("at least one device");
         let state = State {
@@ -370,7 +372,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         let space = self.task.blueprint.space();
         match self.settings.constraint {
             Constraint::Penalty(_) => Ok(space.at_params(point)),
-            Constraint::Projection => match self.projection.architecture(point) {
+            Constraint::Projection => match self.projection.at_structure(point) {
                 // In a coarse corner of the space, the nearest below the budget has to do.
                 Err(ProjectionError::Gap { .. }) => Ok(space.at_params(&self.projection.project(point)?)),
                 other => Ok(other?),
@@ -411,8 +413,10 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     /// The final architecture: that of H on the budget, or where H started, if the shared weights do better there.
     fn conclude(&mut self) -> Result<(Architecture, Architecture), SearchError> {
         let uniform_joint = self.find_uniform_joint()?;
+        let macs = |architecture: &Architecture| self.task.blueprint.cost().cost(architecture).map(|cost| cost.macs);
         let mut finalists = vec![self.projection.architecture(&self.params())?];
-        if self.settings.start == Start::UniformJoint && finalists[0] != uniform_joint {
+        let start_meets_budget = macs(&uniform_joint)?.ratio(self.task.budget) >= LEAST_SHARE;
+        if self.settings.start == Start::UniformJoint && start_meets_budget && finalists[0] != uniform_joint {
             finalists.push(uniform_joint.clone());
         }
         let found = self.best_of(finalists)?;

@@ -1,0 +1,158 @@
+//! The whole chain, from outside: `run` with the preset `smoke`, and what it leaves in its directory.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use burn::module::Module;
+use burn::store::ModuleRecord;
+use burn::tensor::{Bytes, Device};
+use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
+use elastic_layers::{ArchitectureFile, Backbone};
+use exporters::runtime::{RuntimeKind, available, require};
+use exporters::{reference, verify};
+use nes_search::data::{ImageData, Normalization, batch, batches};
+use nes_search::search::Iteration;
+use nes_search::{Blueprint, Config, LEAST_SHARE, Preset, evaluate};
+use serde_json::Value;
+
+fn command(arguments: &[&str], directory: &Path) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_nes-search"))
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .expect("it starts");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn json(path: &Path) -> Value {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn blueprint() -> Blueprint<MobileNetV2> {
+    let config = MobileNetV2Config::small(1, 28, 10);
+    Blueprint::new([1, 28, 28], move |space, device| config.init(space, device)).expect("a network")
+}
+
+/// The trained network of a directory.
+fn network(directory: &Path) -> MobileNetV2 {
+    let blueprint = blueprint();
+    let file: ArchitectureFile = serde_json::from_value(json(&directory.join("architecture.json"))).expect("a file");
+    let architecture = blueprint.space().check(&file).expect("an architecture of the space");
+    let bytes = Bytes::from_bytes_vec(fs::read(directory.join("weights.bpk")).expect("weights"));
+    let record = ModuleRecord::from_bytes(bytes).expect("a record");
+    blueprint.network(&architecture, 0, &Device::default()).expect("a network").load_record(record)
+}
+
+#[test]
+fn run_leaves_a_checked_comparison_and_a_file_that_every_runtime_agrees_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("a run");
+    let output = command(&["run", "--preset", "smoke", "--seed", "3", "--out", "a run"], folder.path());
+    let table = String::from_utf8(output.stdout).expect("text");
+    check_summary(&out, &table);
+    check_files(&out);
+    check_runtimes(&out);
+    check_export(folder.path(), &out);
+    check_with_python(&out);
+}
+
+fn check_summary(out: &Path, table: &str) {
+    let summary = json(&out.join("summary.json"));
+    let budget = summary["budget_macs"].as_u64().expect("MACs");
+    assert_eq!(budget, 377_154);
+    let search = summary["search"].as_object().expect("an object");
+    assert_eq!(search.keys().collect::<Vec<_>>(), ["evaluations", "images", "seconds"]);
+    let rows = summary["rows"].as_array().expect("rows");
+    let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["uniform-channel", "uniform-joint", "found", "backbone"]);
+    for (row, name) in rows.iter().zip(&names) {
+        assert!(table.contains(name), "{name} in: {table}");
+        assert!(table.contains(&row["macs"].to_string()), "{row} in: {table}");
+        assert!(row["onnx_p50_ms"].as_f64() > Some(0.0) && row["onnx_p90_ms"].as_f64() >= row["onnx_p50_ms"].as_f64());
+        let share = row["macs"].as_f64().expect("MACs") / budget as f64;
+        let accuracy = row["accuracy"].as_array().expect("a list");
+        if *name == "backbone" {
+            assert!(accuracy.is_empty() && row["macs"] == 3_771_536 && row["parameters"] == 59_946);
+        } else {
+            assert!((LEAST_SHARE..=1.0).contains(&share), "{name} takes {share} of the budget");
+            assert!(accuracy.len() == 1 && accuracy[0].as_f64() > Some(0.2), "{name}: {accuracy:?}");
+        }
+    }
+    assert!(table.contains("not trained"), "{table}");
+}
+
+fn check_files(out: &Path) {
+    let config = fs::read_to_string(out.join("config.toml")).expect("a configuration");
+    let expected = Config { seed: 3, ..Config::preset(Preset::Smoke) };
+    assert_eq!(Config::from_toml(Preset::Laptop, &config).expect("a configuration"), expected);
+    let history = fs::read_to_string(out.join("history.jsonl")).expect("a history");
+    let records: Vec<Iteration> = history.lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
+    assert_eq!(records.len(), expected.search.outer_iterations * expected.search.nes_iterations);
+    let bench = json(&out.join("bench.json"));
+    let files: BTreeSet<_> =
+        bench["reports"].as_array().expect("reports").iter().map(|report| report["file"].as_str().unwrap()).collect();
+    let models = ["backbone/model.onnx", "model.onnx", "uniform-channel/model.onnx", "uniform-joint/model.onnx"];
+    assert_eq!(files, models.into());
+
+    // The accuracy in the summary is that of the weights in the directory, on the test images.
+    let data = ImageData::embedded();
+    let normalization = Normalization::of(&data.train);
+    for (row, directory) in [(0, out.join("uniform-channel")), (2, out.to_path_buf())] {
+        let again = evaluate(&network(&directory), &data.test, &normalization, 100, &Device::default());
+        let told = json(&out.join("summary.json"))["rows"][row]["accuracy"][0].as_f64().expect("a number");
+        assert!((again.accuracy - told).abs() < 1e-3, "{} and {told}", again.accuracy);
+    }
+}
+
+/// 200 test images, in batches of 1 and 7.
+fn check_runtimes(out: &Path) {
+    if std::env::var_os("REQUIRE_ONNX_RUNTIME").is_some_and(|value| value == "1") {
+        require(RuntimeKind::OnnxRuntime).expect("REQUIRE_ONNX_RUNTIME is set");
+    }
+    let data = ImageData::embedded();
+    let normalization = Normalization::of(&data.train);
+    let positions: Vec<usize> = (0..200).map(|index| index * data.test.len() / 200).collect();
+    let images = data.test.subset(&positions).expect("positions of the set");
+    let network = network(out);
+    for size in [1, 7] {
+        let references: Vec<_> = batches(&images, size)
+            .map(|indices| {
+                let input = batch(&images, &indices, &normalization, None, &Device::default()).images;
+                reference(input.clone(), network.forward(input))
+            })
+            .collect();
+        let report = verify(&out.join("model.onnx"), &references, &available(), 1e-4);
+        assert!(report.passed(), "batch {size}: {report:?}");
+        assert!(report.entries.iter().map(|entry| entry.images).sum::<usize>() >= 200, "{report:?}");
+    }
+}
+
+fn check_export(folder: &Path, out: &Path) {
+    command(&["export", "a run", "--out", "again.onnx"], folder);
+    assert!(fs::read(folder.join("again.onnx")).unwrap() == fs::read(out.join("model.onnx")).unwrap(), "other bytes");
+    let output = command(&["bench", "again.onnx", "--seconds", "0.05", "--json"], folder);
+    let bench: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(bench["reports"][0]["file"], "again.onnx");
+}
+
+/// The checker, the simplifier, and a count of MACs and parameters from the file's own shapes.
+fn check_with_python(out: &Path) {
+    let python = |arguments: &[&std::ffi::OsStr]| Command::new("python3").args(arguments).output();
+    let tools = python(&["-c".as_ref(), "import onnx, onnxslim".as_ref()]);
+    if !tools.is_ok_and(|output| output.status.success()) {
+        assert!(std::env::var_os("REQUIRE_ONNX_TOOLS").is_none_or(|value| value != "1"), "no onnx and onnxslim");
+        return;
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../exporters/tests/python/check_onnx.py");
+    let output = python(&[script.as_os_str(), out.join("model.onnx").as_os_str()]).expect("python3 starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let row = &json(&out.join("summary.json"))["rows"][2];
+    for key in ["macs", "parameters"] {
+        assert!(stdout.contains(&row[key].to_string()), "{key} {} in: {stdout}", row[key]);
+    }
+}

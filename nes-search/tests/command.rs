@@ -1,0 +1,185 @@
+//! The command, given wrong input, and interrupted.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use nes_search::data::idx::{IdxImages, write_images, write_labels};
+use nes_search::{Config, Preset};
+use tempfile::{TempDir, tempdir};
+
+fn command(arguments: &[&str], directory: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nes-search")).args(arguments).current_dir(directory).output().expect("it starts")
+}
+
+/// The message of a command that fails, says why in one line, and leaves nothing behind.
+fn refused(arguments: &[&str], directory: &Path) -> String {
+    let output = command(arguments, directory);
+    let message = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
+    assert!(output.stdout.is_empty(), "{arguments:?} printed a result");
+    assert!(!directory.join("runs").exists() && !directory.join("out").exists(), "{arguments:?} left a directory");
+    message
+}
+
+fn assert_tells(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "expected {part:?} in: {message}");
+    }
+}
+
+#[test]
+fn a_configuration_with_a_mistake() {
+    let directory = tempdir().unwrap();
+    let file = |text: &str| {
+        fs::write(directory.path().join("my.toml"), text).unwrap();
+        refused(&["run", "--config", "my.toml"], directory.path())
+    };
+    assert_tells(&file("[search]\nsigm = 2.0\n"), &["my.toml", "unknown field `sigm`", "`sigma`"]);
+    assert_tells(&file("[search]\nsigma = -2.0\n"), &["my.toml", "search.sigma", "0.001 to 1000", "-2"]);
+    assert_tells(&file("[search\n"), &["my.toml", "line 1"]);
+    let missing = refused(&["search", "--config", "no.toml"], directory.path());
+    assert_tells(&missing, &["no.toml", "No such file"]);
+    let flag = refused(&["run", "--seeds", "0"], directory.path());
+    assert_tells(&flag, &["seeds", "1 to 1000", "found 0"]);
+}
+
+#[test]
+fn a_flag_with_a_mistake_is_wrong_usage() {
+    let directory = tempdir().unwrap();
+    for arguments in [["run", "--budget", "lots"], ["run", "--preset", "huge"], ["bench", "--seconds", "1"]] {
+        let output = command(&arguments, directory.path());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+    let output = command(&["run", "--budget", "lots"], directory.path());
+    assert_tells(&String::from_utf8_lossy(&output.stderr), &["--budget", "\"lots\"", "250k"]);
+}
+
+#[test]
+fn an_architecture_of_another_space() {
+    let directory = tempdir().unwrap();
+    let inspect = ["inspect", "mobilenet-v2-small", "--size", "28", "--classes", "10", "--json"];
+    assert!(command(&inspect, directory.path()).status.success());
+    let write = |text: &str| fs::write(directory.path().join("other.json"), text).unwrap();
+    let train = || refused(&["train", "--architecture", "other.json", "--out", "out"], directory.path());
+    write(r#"{"format": "nes-search/architecture", "version": 1, "space": "0123", "dimensions": []}"#);
+    assert_tells(&train(), &["other.json", "15 dimensions", "found 0"]);
+    write(r#"{"format": "something else", "version": 1, "space": "0123", "dimensions": []}"#);
+    assert_tells(&train(), &["other.json", "nes-search/architecture", "something else"]);
+    write("{");
+    assert_tells(&train(), &["other.json", "line 1"]);
+    let inspect = [&inspect[..], &["--architecture", "other.json"]].concat();
+    assert_tells(&refused(&inspect, directory.path()), &["other.json"]);
+}
+
+/// 24 images of two classes, 28 pixels, whose training images are cut off in the middle.
+fn truncated_data(gzip: bool) -> TempDir {
+    let directory = tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let images = IdxImages { count: 24, height: 28, width: 28, pixels: vec![7; 24 * 28 * 28] };
+    let labels: Vec<u8> = (0..24).map(|index| index % 2).collect();
+    for split in ["train", "t10k"] {
+        write_images(&path(&format!("{split}-images-idx3-ubyte")), &images).unwrap();
+        write_labels(&path(&format!("{split}-labels-idx1-ubyte")), &labels).unwrap();
+    }
+    let file = path("train-images-idx3-ubyte");
+    let plain = [&[0, 0, 8, 3, 0, 0, 0, 24, 0, 0, 0, 28, 0, 0, 0, 28], images.pixels.as_slice()].concat();
+    let whole = if gzip { fs::read(&file).unwrap() } else { plain };
+    fs::write(file, &whole[..whole.len() / 2]).unwrap();
+    directory
+}
+
+#[test]
+fn a_truncated_data_file() {
+    let directory = tempdir().unwrap();
+    let message = |data: &Path| refused(&["run", "--data", data.to_str().unwrap()], directory.path());
+    let gzip = message(truncated_data(true).path());
+    assert_tells(&gzip, &["train-images-idx3-ubyte", "byte ", "incomplete"]);
+    let plain = message(truncated_data(false).path());
+    assert_tells(&plain, &["train-images-idx3-ubyte", "expected 18832 bytes", "byte 9416"]);
+    assert_tells(&message(Path::new("nowhere")), &["nowhere", "No such file"]);
+}
+
+#[test]
+fn a_budget_out_of_reach() {
+    let directory = tempdir().unwrap();
+    let small = refused(&["run", "--budget", "20k", "--out", "out"], directory.path());
+    assert_tells(&small, &["30,587", "20,000"]);
+    let large = refused(&["search", "--budget", "1G"], directory.path());
+    assert_tells(&large, &["at most", "1,000,000,000"]);
+}
+
+#[test]
+fn a_run_directory_in_use() {
+    let directory = tempdir().unwrap();
+    let run = directory.path().join("mine");
+    fs::create_dir(&run).unwrap();
+    fs::write(run.join("summary.json"), "precious").unwrap();
+    let message = refused(&["run", "--preset", "smoke", "--out", "mine"], directory.path());
+    assert_tells(&message, &["mine", "new or an empty directory", "--overwrite"]);
+    // As while another command writes into it.
+    let lock = File::create(run.join(".lock")).unwrap();
+    lock.try_lock().unwrap();
+    let message = refused(&["run", "--preset", "smoke", "--out", "mine", "--overwrite"], directory.path());
+    assert_tells(&message, &["mine", "in use"]);
+    assert_eq!(fs::read_to_string(run.join("summary.json")).unwrap(), "precious");
+}
+
+#[test]
+fn a_directory_without_a_run() {
+    let directory = tempdir().unwrap();
+    for command in ["run", "search"] {
+        assert_tells(&refused(&[command, "--resume", "nothing"], directory.path()), &["nothing", "config.toml"]);
+    }
+    assert_tells(&refused(&["export", "nothing"], directory.path()), &["nothing", "config.toml"]);
+}
+
+#[test]
+fn the_printed_configuration_is_the_preset() {
+    let directory = tempdir().unwrap();
+    for (name, preset) in [("laptop", Preset::Laptop), ("paper", Preset::Paper), ("smoke", Preset::Smoke)] {
+        let output = command(&["config", "--preset", name], directory.path());
+        let text = String::from_utf8(output.stdout).expect("text");
+        assert_eq!(Config::from_toml(Preset::Smoke, &text).unwrap(), Config::preset(preset));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_a_checkpoint_from_which_the_search_ends_as_without() {
+    let directory = tempdir().unwrap();
+    let binary = env!("CARGO_BIN_EXE_nes-search");
+    let config = "[search]\nwarmup_steps = 30\nouter_iterations = 3\n";
+    fs::write(directory.path().join("my.toml"), config).unwrap();
+    let search = ["search", "--preset", "smoke", "--config", "my.toml", "--out"];
+    let spawn = |out: &str| {
+        let mut command = Command::new(binary);
+        command.args(search).arg(out).current_dir(directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("it starts")
+    };
+    let interrupted = spawn("interrupted");
+    // The search begins after its directory is made.
+    while !directory.path().join("interrupted/history.jsonl").exists() {
+        sleep(Duration::from_millis(20));
+    }
+    sleep(Duration::from_millis(200));
+    let kill = Command::new("kill").args(["-INT", &interrupted.id().to_string()]).status().expect("kill starts");
+    assert!(kill.success());
+    let output = interrupted.wait_with_output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert_tells(&message, &["interrupted", "nes-search search --resume interrupted"]);
+    assert!(!directory.path().join("interrupted/architecture.json").exists(), "it was not interrupted");
+
+    let resumed = command(&["search", "--resume", "interrupted", "--json"], directory.path());
+    assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+    assert!(spawn("whole").wait().unwrap().success());
+    for name in ["architecture.json", "history.jsonl", "config.toml"] {
+        let read = |run: &str| fs::read_to_string(directory.path().join(run).join(name)).unwrap();
+        assert_eq!(read("interrupted"), read("whole"), "{name}");
+    }
+    let architecture = fs::read(directory.path().join("whole/architecture.json")).unwrap();
+    assert_eq!(String::from_utf8_lossy(&resumed.stdout), String::from_utf8_lossy(&architecture));
+}
