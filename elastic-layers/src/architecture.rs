@@ -37,10 +37,17 @@ impl Architecture {
         Some(self.values[index])
     }
 
-    /// The value of the dimension at `index`, whose name must be `name`.
-    pub(crate) fn value_of(&self, index: usize, name: &str) -> usize {
+    /// The value of the dimension at `index`, whose name must be `name`, and which is at most `max`.
+    pub(crate) fn value_of(&self, index: usize, name: &str, max: usize) -> usize {
         match self.dims.get(index) {
-            Some(dim) if dim.name == name => self.values[index],
+            Some(dim) if dim.name == name => {
+                let value = self.values[index];
+                assert!(
+                    value <= max,
+                    "the architecture is of another search space: dimension \"{name}\" holds up to {max}, got {value}"
+                );
+                value
+            }
             found => panic!(
                 "the architecture is of another search space: dimension {index} expected \"{name}\", got {}",
                 found.map_or("none".to_string(), |dim| format!("\"{}\"", dim.name))

@@ -110,7 +110,7 @@ impl Size {
     pub fn at(&self, architecture: &Architecture) -> usize {
         match self {
             Self::Fixed(size) => *size,
-            Self::Elastic { index, name, .. } => architecture.value_of(*index, name),
+            Self::Elastic { index, name, max } => architecture.value_of(*index, name, *max),
         }
     }
 

@@ -157,7 +157,8 @@ impl SearchSpace {
 
     /// Decimal logarithm of the number of architectures.
     pub fn log10_architectures(&self) -> f64 {
-        self.dims.iter().map(|dim| (dim.levels() as f64).log10()).sum()
+        // Not `sum`, which gives -0 for no dimensions.
+        self.dims.iter().map(|dim| (dim.levels() as f64).log10()).fold(0.0, |sum, levels| sum + levels)
     }
 
     fn of_values(&self, values: Vec<usize>) -> Architecture {

@@ -1,6 +1,8 @@
 //! Search spaces: pinning, hashes, and the messages of everything that is refused.
 
-use elastic_layers::{Architecture, SearchSpace, Size, SpaceError};
+use elastic_layers::backbones::MobileNetV2Config;
+use elastic_layers::{Architecture, ArchitectureFile, DimKind, SearchSpace, Size, SpaceError};
+use proptest::prelude::*;
 
 fn space() -> SearchSpace {
     let mut space = SearchSpace::new();
@@ -39,6 +41,47 @@ fn files_that_do_not_belong_are_refused_with_a_message() {
     let mut file = architecture().to_file();
     file.dimensions.pop();
     assert_eq!(refused(file), "the search space has 2 dimensions, found 1 values");
+    let mut file = architecture().to_file();
+    file.format = "other".into();
+    assert_eq!(refused(file), "format: expected \"nes-search/architecture\", found \"other\"");
+    let mut file = architecture().to_file();
+    file.dimensions.swap(0, 1);
+    let name = "the architecture is of another search space: dimension 0 expected \"stem\", found \"resolution\"";
+    assert_eq!(refused(file), name);
+    let mut file = architecture().to_file();
+    file.dimensions[1].kind = DimKind::Depth;
+    assert!(refused(file).starts_with("the architecture is of another search space: dimension 1 "));
+}
+
+#[test]
+fn the_file_of_a_space_with_other_bounds_is_refused() {
+    // The same names, kinds and values, but another largest value.
+    let mut other = SearchSpace::new();
+    other.channels("stem", 8).range(4..=14).step_by(2).add().expect("a valid dimension");
+    other.resolution("resolution", 28).range(14..=28).add().expect("a valid dimension");
+    let file = other.architecture([6, 20]).expect("values of the other space").to_file();
+    let (expected, found) = (space().hash(), other.hash());
+    assert_eq!(
+        space().check(&file).expect_err("another space").to_string(),
+        format!("the architecture is of another search space: expected space hash {expected}, found {found}")
+    );
+}
+
+#[test]
+fn a_file_is_json_without_unknown_fields() {
+    let text = serde_json::to_string(&architecture().to_file()).expect("json");
+    let expected = format!(
+        "{{\"format\":\"nes-search/architecture\",\"version\":1,\"space\":\"{}\",\"dimensions\":[\
+         {{\"name\":\"stem\",\"kind\":\"channels\",\"value\":6}},\
+         {{\"name\":\"resolution\",\"kind\":\"resolution\",\"value\":20}}]}}",
+        space().hash()
+    );
+    assert_eq!(text, expected);
+    let parsed: ArchitectureFile = serde_json::from_str(&text).expect("the same file");
+    assert_eq!(space().check(&parsed), Ok(architecture()));
+    let unknown = text.replacen("\"version\"", "\"extra\":0,\"version\"", 1);
+    let error = serde_json::from_str::<ArchitectureFile>(&unknown).expect_err("an unknown field").to_string();
+    assert!(error.starts_with("unknown field `extra`"), "{error}");
 }
 
 #[test]
@@ -48,4 +91,136 @@ fn dimensions_that_make_no_sense_are_refused_with_a_message() {
     assert_eq!(taken, "dimension \"stem\": the search space has one of that name already");
     let range = space.channels("x", 8).range(9..=12).add().unwrap_err().to_string();
     assert_eq!(range, "dimension \"x\": the base 8 should be in the range 9 to 12");
+    let zero = "dimension \"x\": the step and the smallest value must be at least 1";
+    assert_eq!(space.channels("x", 8).step_by(0).add().expect_err("no step").to_string(), zero);
+    assert_eq!(space.channels("x", 8).range(0..=8).add().expect_err("nothing").to_string(), zero);
+    let below = space.channels("x", 8).range(2..=7).add().expect_err("a base above").to_string();
+    assert_eq!(below, "dimension \"x\": the base 8 should be in the range 2 to 7");
+    assert_eq!(space, self::space(), "what was refused left nothing behind");
+}
+
+#[test]
+fn values_that_do_not_belong_are_refused_with_a_message() {
+    let refused = |values: &[usize]| space().architecture(values).expect_err("no architecture").to_string();
+    assert_eq!(refused(&[6]), "the search space has 2 dimensions, found 1 values");
+    assert_eq!(refused(&[6, 20, 1]), "the search space has 2 dimensions, found 3 values");
+    let stem = "dimension \"stem\": expected a value from 4 to 12 in steps of 2, found ";
+    assert_eq!(refused(&[5, 20]), format!("{stem}5"));
+    assert_eq!(refused(&[14, 20]), format!("{stem}14"));
+    assert_eq!(refused(&[2, 20]), format!("{stem}2"));
+}
+
+#[test]
+fn a_pinned_space_refuses_what_differs_in_name_kind_bounds_or_order() {
+    let pinned = SearchSpace::pinned(&architecture());
+    let refused = |add: &dyn Fn(&mut SearchSpace) -> Result<Size, SpaceError>| {
+        let error = add(&mut pinned.clone()).expect_err("another dimension");
+        assert!(matches!(error, SpaceError::Pinned { index: 0, .. }), "{error}");
+        error.to_string()
+    };
+    let message = refused(&|space| space.channels("trunk", 8).range(4..=12).step_by(2).add());
+    assert_eq!(message, "dimension \"trunk\": the architecture has no such dimension at place 0");
+    refused(&|space| space.depth("stem", 8).range(4..=12).step_by(2).add());
+    refused(&|space| space.channels("stem", 8).range(4..=12).add());
+    refused(&|space| space.channels("stem", 10).range(4..=12).step_by(2).add());
+    refused(&|space| space.resolution("resolution", 28).range(14..=28).add());
+}
+
+/// The hash is in users' files: a change of it makes every architecture that was kept unreadable.
+#[test]
+fn the_hash_never_changes() {
+    assert_eq!(space().hash(), "a6aefeed7e40f0b6");
+}
+
+#[test]
+fn the_hash_is_of_names_kinds_bounds_and_order() {
+    type Edit = fn(&mut SearchSpace) -> Result<Size, SpaceError>;
+    let hash = |edits: &[Edit]| {
+        let mut space = SearchSpace::new();
+        for add in edits {
+            add(&mut space).expect("a dimension");
+        }
+        space.hash()
+    };
+    let stem: Edit = |space| space.channels("stem", 8).range(4..=12).step_by(2).add();
+    let rest: Edit = |space| space.resolution("resolution", 28).range(14..=28).add();
+    assert_eq!(hash(&[stem, rest]), space().hash());
+    let others: [&[Edit]; 10] = [
+        &[],
+        &[stem],
+        &[rest, stem],
+        &[|space| space.channels("Stem", 8).range(4..=12).step_by(2).add(), rest],
+        &[|space| space.depth("stem", 8).range(4..=12).step_by(2).add(), rest],
+        &[|space| space.channels("stem", 10).range(4..=12).step_by(2).add(), rest],
+        &[|space| space.channels("stem", 8).range(6..=12).step_by(2).add(), rest],
+        &[|space| space.channels("stem", 8).range(4..=14).step_by(2).add(), rest],
+        &[|space| space.channels("stem", 8).range(4..=12).step_by(4).add(), rest],
+        &[|space| space.channels("stem8", 8).range(4..=12).step_by(2).add(), rest],
+    ];
+    let mut hashes: Vec<_> = others.into_iter().map(hash).chain([space().hash()]).collect();
+    hashes.sort();
+    hashes.dedup();
+    assert_eq!(hashes.len(), 11, "all different: {hashes:?}");
+}
+
+#[test]
+fn a_space_is_shown_as_a_table() {
+    // 5 channels times 15 resolutions: 75.
+    let expected = "\
+dimension   kind         base   min   max  step
+stem        channels        8     4    12     2
+resolution  resolution     28    14    28     1
+10^1.9 architectures in 2 dimensions";
+    assert_eq!(space().to_string(), expected);
+    let empty = SearchSpace::new();
+    assert_eq!(empty.to_string().lines().last(), Some("10^0.0 architectures in 0 dimensions"));
+    assert_eq!(empty.base().values(), [0; 0]);
+}
+
+#[test]
+fn the_number_of_architectures_is_the_product_of_levels() {
+    assert!((space().log10_architectures() - 75f64.log10()).abs() < 1e-12);
+    let mut space = SearchSpace::new();
+    let config = MobileNetV2Config::small(1, 28, 10);
+    config.init(&mut space, &burn::tensor::Device::default()).expect("a supernet");
+    let levels = space.dims().iter().map(|dim| ((dim.max - dim.min) / dim.step + 1) as f64);
+    let product: f64 = levels.product();
+    assert!((space.log10_architectures() - product.log10()).abs() < 1e-9);
+    // One of each: resolution 14 to 28, depth 6 to 10, and a head of 128 from 0.2 to 1.5 in steps of 0.05.
+    let count = |name: &str| space.get(name).expect("a dimension").levels();
+    assert_eq!((count("resolution"), count("depth"), count("head")), (15, 5, 28));
+}
+
+#[test]
+fn ranges_as_fractions_of_the_base_are_rounded_to_a_grid_through_it() {
+    // Table 4 of the paper: 0.2 to 1.5 in steps of 0.05.
+    let table = |base| {
+        let mut space = SearchSpace::new();
+        space.channels("x", base).scale(0.2..=1.5).step(0.05).add().expect("a dimension");
+        let dim = &space.dims()[0];
+        assert!(dim.contains(base));
+        (dim.min, dim.max, dim.step)
+    };
+    assert_eq!(table(320), (64, 480, 16));
+    // 6.4 to 48 in steps of 1.6: the grid of 2 through 32 from 6.
+    assert_eq!(table(32), (6, 48, 2));
+    // 25.6 to 192 in steps of 6.4: the grid of 6 through 128, inside 26 to 192.
+    assert_eq!(table(128), (26, 188, 6));
+    // 0.2 to 1.5 in steps of 0.05: at least one channel, and a step of one.
+    assert_eq!(table(1), (1, 2, 1));
+}
+
+proptest! {
+    #[test]
+    fn hyperparameters_and_levels_give_values_of_the_space(h in [-5.0..30.0f64, -5.0..30.0f64], levels in [0..30usize, 0..30usize]) {
+        let space = space();
+        let architecture = space.at_params(&h);
+        prop_assert_eq!(space.architecture(architecture.values()), Ok(architecture.clone()));
+        let expected = [4 + 2 * (h[0].floor().clamp(0.0, 4.0) as usize), 14 + h[1].floor().clamp(0.0, 14.0) as usize];
+        prop_assert_eq!(architecture.values(), expected);
+        prop_assert_eq!(space.at_params(&architecture.params()), architecture, "the centre of the cell");
+        let architecture = space.at_levels(&levels);
+        prop_assert_eq!(architecture.values(), [4 + 2 * levels[0].min(4), 14 + levels[1].min(14)]);
+        prop_assert_eq!(space.check(&architecture.to_file()), Ok(architecture));
+    }
 }

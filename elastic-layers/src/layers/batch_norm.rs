@@ -169,7 +169,17 @@ impl Elastic for ElasticBatchNorm {
                     // Burn holds an update back until a synchronised read, which inference and saving are not.
                     let _ = (self.running_mean.value_sync(), self.running_var.value_sync());
                 }
-                Self { statistics: *statistics, ..self.clone() }
+                let changed = Self { statistics: *statistics, ..self.clone() };
+                let is_narrow = self.running_mean.value().dims() != [self.active];
+                if *statistics == Statistics::Running && is_narrow {
+                    // The statistics are shared with the supernet, which training a view would leave with fewer.
+                    return Self {
+                        running_mean: self.own_state(&self.running_mean, self.active),
+                        running_var: self.own_state(&self.running_var, self.active),
+                        ..changed
+                    };
+                }
+                changed
             }
         }
     }

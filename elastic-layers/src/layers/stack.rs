@@ -26,10 +26,13 @@ impl<M: Module> ElasticStack<M> {
         Self { blocks, depth: Size::Fixed(count), before: 0, least: 0, active: count }
     }
 
-    /// Keeps `depth - before` blocks, at least `least` and at most all.
+    /// Keeps `depth - before` blocks, at least `least` and at most all. Of a fixed depth, the others are gone.
     pub fn with_depth(self, depth: Size, before: usize, least: usize) -> Self {
         let mut stack = Self { depth, before, least, ..self };
         stack.active = stack.count_at(stack.depth.max());
+        if !stack.depth.is_elastic() {
+            stack.blocks.truncate(stack.active);
+        }
         stack
     }
 

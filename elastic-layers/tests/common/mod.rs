@@ -1,0 +1,191 @@
+//! What several test files share: reproducible values, hand-cropped parameters, and naive loops as oracles.
+
+// Every test binary uses a part of these.
+#![allow(dead_code)]
+
+pub mod conv;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+
+/// The device of training.
+pub fn device() -> Device {
+    Device::default().autodiff()
+}
+
+fn random(seed: u64, count: usize) -> impl Iterator<Item = u64> {
+    // SplitMix64.
+    let start = seed.wrapping_mul(0xd134_2543_de82_ef95);
+    (1..=count as u64).map(move |index| {
+        let x = start.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    })
+}
+
+/// Multiples of 1/8 from -2 to 2. Sums of up to 60,000 products of two of these are exact in 32-bit floats, in whatever
+/// order they are added, so that a convolution can be compared with a naive loop without a tolerance.
+pub fn eighths(seed: u64, count: usize) -> Vec<f32> {
+    random(seed, count).map(|x| (x % 33) as f32 / 8.0 - 2.0).collect()
+}
+
+/// Values from -1 to 1 with all digits in use, which give away any other order of additions.
+pub fn fractions(seed: u64, count: usize) -> Vec<f32> {
+    random(seed, count).map(|x| (x >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
+}
+
+/// A number below `bound`.
+pub fn below(seed: u64, bound: usize) -> usize {
+    random(seed, 1).map(|x| (x % bound as u64) as usize).sum()
+}
+
+pub fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), device)
+}
+
+pub fn param<const D: usize>(values: &[f32], shape: [usize; D], device: &Device) -> Param<Tensor<D>> {
+    Param::from_tensor(tensor(values, shape, device))
+}
+
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().expect("floats")
+}
+
+/// The gradient of a parameter, which has to have one.
+pub fn gradient<const D: usize>(param: &Param<Tensor<D>>, gradients: &Gradients) -> Vec<f32> {
+    values(param.val().grad(gradients).expect("a gradient"))
+}
+
+/// A forward and backward through a layer.
+pub struct Run {
+    pub output: Vec<f32>,
+    pub output_shape: Vec<usize>,
+    pub input_gradient: Vec<f32>,
+    pub gradients: Gradients,
+}
+
+impl Run {
+    /// Runs `forward`, and back from the gradient of the output that `upstream` gives for a number of elements.
+    pub fn new<const D: usize, const E: usize>(
+        input: &[f32],
+        shape: [usize; D],
+        upstream: impl Fn(usize) -> Vec<f32>,
+        forward: impl FnOnce(Tensor<D>) -> Tensor<E>,
+    ) -> Self {
+        let input = tensor(input, shape, &device()).require_grad();
+        let output = forward(input.clone());
+        let shape = output.dims();
+        let upstream = tensor(&upstream(shape.iter().product()), shape, &device());
+        let gradients = (output.clone() * upstream).sum().backward();
+        let input_gradient = values(input.grad(&gradients).expect("a gradient of the input"));
+        Self { output: values(output), output_shape: shape.to_vec(), input_gradient, gradients }
+    }
+}
+
+/// The positions, in a flat parameter of this shape, whose index is below `sizes` on every axis.
+pub fn inside(shape: &[usize], sizes: &[usize]) -> Vec<usize> {
+    assert_eq!(shape.len(), sizes.len());
+    let is_inside = |flat: &usize| {
+        let mut rest = *flat;
+        shape.iter().zip(sizes).rev().all(|(&length, &size)| {
+            let index = rest % length;
+            rest /= length;
+            index < size
+        })
+    };
+    (0..shape.iter().product()).filter(is_inside).collect()
+}
+
+/// The first entries along every axis.
+pub fn cropped(values: &[f32], shape: &[usize], sizes: &[usize]) -> Vec<f32> {
+    inside(shape, sizes).into_iter().map(|index| values[index]).collect()
+}
+
+/// `outside` with its first entries along every axis replaced.
+pub fn replaced(outside: &[f32], small: &[f32], shape: &[usize], sizes: &[usize]) -> Vec<f32> {
+    let mut all = outside.to_vec();
+    let positions = inside(shape, sizes);
+    assert_eq!(positions.len(), small.len());
+    for (position, &value) in positions.into_iter().zip(small) {
+        all[position] = value;
+    }
+    all
+}
+
+/// A small gradient at its place in a large one that is zero elsewhere.
+pub fn in_zeros(small: &[f32], shape: &[usize], sizes: &[usize]) -> Vec<f32> {
+    replaced(&vec![0.0; shape.iter().product()], small, shape, sizes)
+}
+
+/// Equal bit for bit.
+#[track_caller]
+pub fn assert_same_bits(what: &str, got: &[f32], expected: &[f32]) {
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    assert!(bits(got) == bits(expected), "{what}: expected {expected:?}, got {got:?}");
+}
+
+/// Equal as numbers: zeros of either sign are the same.
+#[track_caller]
+pub fn assert_equal(what: &str, got: &[f32], expected: &[f64]) {
+    let same = got.len() == expected.len() && got.iter().zip(expected).all(|(&got, &expected)| got as f64 == expected);
+    assert!(same, "{what}: expected {expected:?}, got {got:?}");
+}
+
+/// Within `tolerance` of the largest magnitude, or of 1.
+#[track_caller]
+pub fn assert_close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1.0f64, |scale, value| scale.max(value.abs()));
+    for (index, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        assert!((got as f64 - expected).abs() <= tolerance * scale, "{what} [{index}]: expected {expected}, got {got}");
+    }
+}
+
+pub fn to_f64(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| value as f64).collect()
+}
+
+/// One parameter or running statistic of a module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub path: String,
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// All parameters and running statistics, by path, in the module's order.
+pub fn entries<M: Module>(module: &M) -> Vec<Entry> {
+    #[derive(Default)]
+    struct Visitor {
+        path: Vec<String>,
+        entries: Vec<Entry>,
+    }
+
+    impl ModuleVisitor for Visitor {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let (path, shape) = (self.path.join("."), param.val().dims().to_vec());
+            self.entries.push(Entry { path, shape, values: values(param.val()) });
+        }
+
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_string());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+    }
+
+    let mut visitor = Visitor::default();
+    // `valid` waits for running statistics that are still on their way.
+    module.valid().visit(&mut visitor);
+    visitor.entries
+}
+
+/// The values of one entry.
+#[track_caller]
+pub fn entry<M: Module>(module: &M, path: &str) -> Vec<f32> {
+    let found = entries(module).into_iter().find(|entry| entry.path == path);
+    found.unwrap_or_else(|| panic!("no parameter {path}")).values
+}
