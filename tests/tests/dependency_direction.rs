@@ -3,11 +3,12 @@
 //! `burn <- elastic-layers <- exporters <- benchmarks <- nes-search` (its binary); the library of `nes-search` needs
 //! `elastic-layers` only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use cargo_metadata::{Dependency, DependencyKind, Metadata, MetadataCommand, Package};
+use serde::Deserialize;
 
 /// What each crate of the workspace may depend on in the workspace.
 const ALLOWED: [(&str, &[&str]); 6] = [
@@ -22,12 +23,58 @@ const ALLOWED: [(&str, &[&str]); 6] = [
 /// What the library of `nes-search` does without.
 const OF_THE_COMMAND: [&str; 2] = ["exporters", "benchmarks"];
 
+/// What `cargo metadata` says, as far as it is looked at here. Crates that read it for us switch on features of serde's
+/// crates, with which a test of the workspace would build the framework anew.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    manifest_path: PathBuf,
+    dependencies: Vec<Dependency>,
+    features: BTreeMap<String, Vec<String>>,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    /// None for a dependency of the crate itself.
+    kind: Option<String>,
+    path: Option<PathBuf>,
+    optional: bool,
+    uses_default_features: bool,
+    features: Vec<String>,
+}
+
+impl Dependency {
+    fn is_for_tests(&self) -> bool {
+        self.kind.as_deref() == Some("dev")
+    }
+}
+
+#[derive(Deserialize)]
+struct Target {
+    kind: Vec<String>,
+    #[serde(rename = "required-features", default)]
+    required_features: Vec<String>,
+}
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 fn metadata() -> Metadata {
-    MetadataCommand::new().manifest_path(root().join("Cargo.toml")).no_deps().exec().expect("the workspace's manifests")
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"])
+        .arg(root().join("Cargo.toml"))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("the workspace's manifests")
 }
 
 fn package<'a>(metadata: &'a Metadata, name: &str) -> &'a Package {
@@ -73,7 +120,7 @@ fn names_crate(source: &str, name: &str) -> bool {
 
 fn manifest(package: &Package) -> toml::Table {
     let text = fs::read_to_string(&package.manifest_path).expect("a manifest");
-    text.parse().unwrap_or_else(|error| panic!("{}: {error}", package.manifest_path))
+    text.parse().unwrap_or_else(|error| panic!("{}: {error}", package.manifest_path.display()))
 }
 
 fn is_inherited(value: Option<&toml::Value>) -> bool {
@@ -101,7 +148,7 @@ fn nothing_but_tests_needs_the_integration_tests_dependencies() {
     let shipped: Vec<&str> = tests
         .dependencies
         .iter()
-        .filter(|dependency| dependency.kind != DependencyKind::Development)
+        .filter(|dependency| !dependency.is_for_tests())
         .map(|dependency| dependency.name.as_str())
         .collect();
     assert!(shipped.is_empty(), "dependencies of integration-tests that are not for tests: {shipped:?}");
@@ -111,7 +158,7 @@ fn nothing_but_tests_needs_the_integration_tests_dependencies() {
 fn benchmarks_do_without_the_training_framework() {
     let metadata = metadata();
     let benchmarks = package(&metadata, "benchmarks");
-    for dependency in benchmarks.dependencies.iter().filter(|other| other.kind != DependencyKind::Development) {
+    for dependency in benchmarks.dependencies.iter().filter(|other| !other.is_for_tests()) {
         assert!(dependency.name != "burn", "benchmarks depends on burn");
         let lowers = dependency.uses_default_features || dependency.features.iter().any(|feature| feature == "burn");
         assert!(dependency.name != "exporters" || !lowers, "benchmarks uses the feature `burn` of exporters");
@@ -126,7 +173,7 @@ fn only_the_command_depends_on_exporters_and_benchmarks() {
         let dependency = search
             .dependencies
             .iter()
-            .find(|other| other.name == name && other.kind == DependencyKind::Normal)
+            .find(|other| other.name == name && other.kind.is_none())
             .unwrap_or_else(|| panic!("nes-search has no dependency {name}"));
         assert!(dependency.optional, "{name} is not optional in nes-search");
         let enabling: Vec<&str> = search
@@ -137,7 +184,7 @@ fn only_the_command_depends_on_exporters_and_benchmarks() {
             .collect();
         assert_eq!(enabling, ["cli"], "the features of nes-search that enable {name}");
     }
-    let binary = search.targets.iter().find(|target| target.is_bin()).expect("nes-search has a binary");
+    let binary = search.targets.iter().find(|target| target.kind.iter().any(|kind| kind == "bin")).expect("nes-search has a binary");
     assert_eq!(binary.required_features, ["cli"], "what the binary of nes-search requires");
 }
 
