@@ -11,9 +11,10 @@ use std::process::Command;
 use serde::Deserialize;
 
 /// What each crate of the workspace may depend on in the workspace.
-const ALLOWED: [(&str, &[&str]); 6] = [
+const ALLOWED: [(&str, &[&str]); 7] = [
     ("elastic-layers-derive", &[]),
-    ("elastic-layers", &["elastic-layers-derive"]),
+    ("elastic-kernels", &[]),
+    ("elastic-layers", &["elastic-layers-derive", "elastic-kernels"]),
     ("exporters", &["elastic-layers"]),
     ("benchmarks", &["elastic-layers", "exporters"]),
     ("nes-search", &["elastic-layers", "exporters", "benchmarks"]),
@@ -184,7 +185,11 @@ fn only_the_command_depends_on_exporters_and_benchmarks() {
             .collect();
         assert_eq!(enabling, ["cli"], "the features of nes-search that enable {name}");
     }
-    let binary = search.targets.iter().find(|target| target.kind.iter().any(|kind| kind == "bin")).expect("nes-search has a binary");
+    let binary = search
+        .targets
+        .iter()
+        .find(|target| target.kind.iter().any(|kind| kind == "bin"))
+        .expect("nes-search has a binary");
     assert_eq!(binary.required_features, ["cli"], "what the binary of nes-search requires");
 }
 
