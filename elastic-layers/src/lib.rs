@@ -59,6 +59,8 @@ pub use architecture::{Architecture, ArchitectureError, ArchitectureFile, Dimens
 pub use cost::{Cost, CostError, CostModel};
 pub use dim::{DimKind, ElasticDim, Size};
 pub use elastic::{Adaptation, AxesVisitor, Elastic, Statistics};
+pub use elastic_kernels as kernels;
+pub use elastic_kernels::Activation;
 pub use elastic_layers_derive::Elastic;
 pub use layers::{
     ElasticBatchNorm, ElasticBatchNormConfig, ElasticConv2d, ElasticConv2dConfig, ElasticLinear, ElasticLinearConfig,

@@ -1,4 +1,5 @@
-//! A view at full size is Burn's own layer, bit for bit: output, all gradients, running statistics.
+//! A view at full size is Burn's own layer, bit for bit, where the kernels do not apply: output, all gradients, running
+//! statistics. The kernels' results are held against Burn's by tests of their own.
 
 mod common;
 
@@ -7,11 +8,18 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNorm, BatchNormConfig, LinearConfig};
 use burn::tensor::Tensor;
 use common::conv::{Case, cases};
-use common::{Run, assert_same_bits, device, entry, fractions, gradient, param, tensor, values};
+use common::{Run, assert_same_bits, entry, fractions, gradient, param, tensor, values};
 use elastic_layers::{
     Elastic, ElasticBatchNorm, ElasticBatchNormConfig, ElasticConv2d, ElasticLinearConfig, SearchSpace, Statistics,
+    kernels,
 };
 use proptest::prelude::*;
+
+/// The device of every test here, on which layers compute with Burn's own operations.
+fn device() -> burn::tensor::Device {
+    kernels::set_enabled(false);
+    common::device()
+}
 
 fn compare_convolutions(case: &Case, elastic: &ElasticConv2d, burn: &Conv2d, what: &str) {
     let shape = case.images(case.max[0]);

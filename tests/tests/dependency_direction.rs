@@ -11,9 +11,10 @@ use std::process::Command;
 use serde::Deserialize;
 
 /// What each crate of the workspace may depend on in the workspace.
-const ALLOWED: [(&str, &[&str]); 6] = [
+const ALLOWED: [(&str, &[&str]); 7] = [
     ("elastic-layers-derive", &[]),
-    ("elastic-layers", &["elastic-layers-derive"]),
+    ("elastic-kernels", &[]),
+    ("elastic-layers", &["elastic-layers-derive", "elastic-kernels"]),
     ("exporters", &["elastic-layers"]),
     ("benchmarks", &["elastic-layers", "exporters"]),
     ("nes-search", &["elastic-layers", "exporters", "benchmarks"]),

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use burn::module::Module;
 use burn::nn::{Initializer, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
+use elastic_kernels::Activation;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -212,8 +213,8 @@ impl ConvNorm {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = self.norm.forward(self.conv.forward(x));
-        if self.activation { x.clamp(0.0, 6.0) } else { x }
+        let activation = if self.activation { Activation::Relu6 } else { Activation::None };
+        self.norm.forward_activated(self.conv.forward(x), activation)
     }
 }
 

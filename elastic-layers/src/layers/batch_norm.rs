@@ -2,8 +2,8 @@
 
 use burn::module::{Flag, Module, Param, ParamId, RunningState};
 use burn::nn::{BatchNorm, BatchNormConfig};
-use burn::tensor::module::{BatchNormTrainOutput, batch_norm, batch_norm_train};
 use burn::tensor::{Device, Tensor};
+use elastic_kernels::{Activation, BatchNormOutput, batch_norm, batch_norm_train};
 
 use crate::elastic::{active, crop, detached, materialize};
 use crate::{Adaptation, AxesVisitor, Elastic, Size, Statistics};
@@ -88,6 +88,19 @@ impl ElasticBatchNorm {
     /// # Panics
     /// If the input has another number of features than the layer at its architecture, or less than two axes.
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        self.forward_activated(input, Activation::None)
+    }
+
+    /// Applies the normalisation, then an activation: in one pass over the numbers where the
+    /// [kernels](crate::kernels) apply.
+    ///
+    /// # Shapes
+    /// - `input`: `[batch, features, ...]`
+    /// - output: `[batch, features, ...]`
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward).
+    pub fn forward_activated<const D: usize>(&self, input: Tensor<D>, activation: Activation) -> Tensor<D> {
         let features = input.dims()[1];
         assert!(
             features == self.active,
@@ -97,30 +110,30 @@ impl ElasticBatchNorm {
         );
         let training = input.device().is_autodiff() && self.training.is_enabled();
         match self.statistics {
-            Statistics::Running if !training => self.forward_running(input),
-            Statistics::Running => self.forward_updating(input, self.momentum),
-            Statistics::Batch => self.forward_batch(input).output,
-            Statistics::Calibrate { seen } => self.forward_updating(input, 1.0 / (seen + 1) as f64),
+            Statistics::Running if !training => self.forward_running(input, activation),
+            Statistics::Running => self.forward_updating(input, activation, self.momentum),
+            Statistics::Batch => self.forward_batch(input, activation).output,
+            Statistics::Calibrate { seen } => self.forward_updating(input, activation, 1.0 / (seen + 1) as f64),
         }
     }
 
-    fn forward_batch<const D: usize>(&self, input: Tensor<D>) -> BatchNormTrainOutput<D> {
+    fn forward_batch<const D: usize>(&self, input: Tensor<D>, activation: Activation) -> BatchNormOutput<D> {
         let [gamma, beta] = self.scale_and_shift();
-        batch_norm_train(input, gamma, beta, self.epsilon)
+        batch_norm_train(input, gamma, beta, self.epsilon, activation)
     }
 
-    fn forward_running<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+    fn forward_running<const D: usize>(&self, input: Tensor<D>, activation: Activation) -> Tensor<D> {
         let device = input.device();
         let [gamma, beta] = self.scale_and_shift();
         let [mean, var] =
             [&self.running_mean, &self.running_var].map(|state| crop(state.value().to_device(&device), [self.active]));
-        batch_norm(input, gamma, beta, mean, var, self.epsilon)
+        batch_norm(input, gamma, beta, mean, var, self.epsilon, activation)
     }
 
     /// Normalises with the batch's statistics, and moves the running ones towards them.
-    fn forward_updating<const D: usize>(&self, input: Tensor<D>, weight: f64) -> Tensor<D> {
+    fn forward_updating<const D: usize>(&self, input: Tensor<D>, activation: Activation, weight: f64) -> Tensor<D> {
         let device = input.device();
-        let result = self.forward_batch(input);
+        let result = self.forward_batch(input, activation);
         for (state, batch) in [(&self.running_mean, result.mean), (&self.running_var, result.variance)] {
             let old = crop(state.value_sync().to_device(&device), [self.active]);
             let new = old.mul_scalar(1.0 - weight).add(batch.detach().mul_scalar(weight));

@@ -1,9 +1,13 @@
 //! Elastic 2-D convolution.
 
+use std::array::from_fn;
+
 use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, PaddingConfig2d};
+use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
+use elastic_kernels::conv2d;
 
 use crate::elastic::{active, materialize};
 use crate::{Adaptation, AxesVisitor, Elastic, Size};
@@ -148,7 +152,7 @@ impl ElasticConv2d {
     /// # Panics
     /// If the input has another number of channels than the layer at its architecture.
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        let [_, channels, _, _] = input.dims();
+        let [_, channels, height, width] = input.dims();
         let [inputs, outputs] = self.active;
         assert!(
             channels == inputs,
@@ -157,19 +161,28 @@ impl ElasticConv2d {
             self.channels[1],
             self.kernel_size,
         );
-        let layer = Conv2d {
-            weight: Param::initialized(self.weight.id, active(&self.weight, self.weight_sizes(self.active))),
-            bias: self.bias.as_ref().map(|bias| Param::initialized(bias.id, active(bias, [outputs]))),
-            stride: self.stride,
-            kernel_size: self.kernel_size,
-            dilation: self.dilation,
-            groups: match self.groups {
-                Groups::Dense => 1,
-                Groups::Depthwise => outputs,
-            },
-            padding: self.padding.clone(),
+        let groups = match self.groups {
+            Groups::Dense => 1,
+            Groups::Depthwise => outputs,
         };
-        layer.forward(input)
+        let padding = self.padding_pairs([height, width]);
+        let options = ConvOptions::new_with_padding(self.stride, padding, self.dilation, groups);
+        let weight = active(&self.weight, self.weight_sizes(self.active));
+        conv2d(input, weight, self.bias.as_ref().map(|bias| active(bias, [outputs])), options)
+    }
+
+    /// The padding before and behind each axis.
+    fn padding_pairs(&self, size: [usize; 2]) -> [(usize, usize); 2] {
+        match self.padding {
+            PaddingConfig2d::Valid => [(0, 0); 2],
+            PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
+            // As Burn's layer, whose own function is private: dilation is not counted, an odd number goes behind.
+            PaddingConfig2d::Same => from_fn(|axis| {
+                let reach = (size[axis].div_ceil(self.stride[axis]).max(1) - 1) * self.stride[axis];
+                let total = (reach + self.kernel_size[axis]).saturating_sub(size[axis]);
+                (total / 2, total.div_ceil(2))
+            }),
+        }
     }
 
     /// The numbers of input and output channels of this view.

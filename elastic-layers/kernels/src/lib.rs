@@ -1,0 +1,189 @@
+//! Convolution and batch normalisation for Burn's flex backend, with their gradients.
+//!
+//! Each function computes what Burn's own of the same name does, and calls it wherever the kernels of this crate do not
+//! apply: on every device but flex (the capture device too), for other numbers than `f32`, for the options that the
+//! function names, and when they are [switched off](set_enabled). The kernels choose the processor's vector
+//! instructions at run time, use the global thread pool of `rayon`, and return the same bits at any number of threads.
+
+mod convolution;
+mod extension;
+mod geometry;
+mod matrix;
+mod normalization;
+mod parallel;
+mod simd;
+mod switch;
+
+use burn::backend::{Dispatch, DispatchTensorKind};
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Tensor, activation, module};
+
+use extension::{Kernels, PlainKernels};
+use geometry::Geometry;
+pub use simd::{Level, force_level, level};
+pub use switch::{enabled, set_enabled};
+
+/// The function that follows a batch normalisation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// None.
+    #[default]
+    None,
+    /// `max(x, 0)`; its gradient at 0 is 0, as that of Burn's `relu`.
+    Relu,
+    /// `min(max(x, 0), 6)`; its gradient at 0 and at 6 is 1, as that of Burn's `clamp`.
+    Relu6,
+}
+
+impl Activation {
+    /// The smallest and the largest value.
+    pub(crate) fn range(self) -> (f32, f32) {
+        match self {
+            Self::None => (f32::NEG_INFINITY, f32::INFINITY),
+            Self::Relu => (0.0, f32::INFINITY),
+            Self::Relu6 => (0.0, 6.0),
+        }
+    }
+
+    /// Applies the function with Burn's operations.
+    ///
+    /// # Shapes
+    /// - `x` and output: any, the same
+    pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::None => x,
+            Self::Relu => activation::relu(x),
+            Self::Relu6 => x.clamp(0.0, 6.0),
+        }
+    }
+}
+
+/// 2-D convolution; see [`burn::tensor::module::conv2d`].
+///
+/// Covered: any kernel size, stride, padding (also one that differs between the sides) and dilation, for one group, and
+/// for as many groups as input and output channels (depthwise). Burn computes everything else.
+///
+/// # Shapes
+/// - `x`: `[batch, channels_in, height_in, width_in]`
+/// - `weight`: `[channels_out, channels_in / groups, kernel_height, kernel_width]`
+/// - `bias`: `[channels_out]`
+/// - output: `[batch, channels_out, height_out, width_out]`
+///
+/// # Panics
+/// If the shapes do not fit, as Burn's.
+pub fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    options: impl Into<ConvOptions<2>>,
+) -> Tensor<4> {
+    let options = options.into();
+    let bias_fits = bias.as_ref().is_none_or(|bias| bias.dims() == [weight.dims()[0]] && covers(bias));
+    if !(covers(&x) && covers(&weight) && bias_fits && Geometry::new(x.dims(), weight.dims(), &options).is_some()) {
+        return module::conv2d(x, weight, bias, options);
+    }
+    let [x, weight] = [x, weight].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(match bias {
+        Some(bias) => Dispatch::kernels_conv2d_bias(x, weight, bias.into_dispatch(), options),
+        None => Dispatch::kernels_conv2d(x, weight, options),
+    })
+}
+
+/// What [`batch_norm_train`] returns.
+#[derive(Clone, Debug)]
+pub struct BatchNormOutput<const D: usize> {
+    /// The normalised input behind the activation, `[batch, channels, ...]`.
+    pub output: Tensor<D>,
+    /// The batch's mean, `[channels]`; no gradient flows through it.
+    pub mean: Tensor<1>,
+    /// The batch's biased variance, without epsilon, `[channels]`; no gradient flows through it.
+    pub variance: Tensor<1>,
+}
+
+/// Normalises with the statistics of the batch, then applies an activation; see
+/// [`burn::tensor::module::batch_norm_train`].
+///
+/// `y = activation((x - mean) / sqrt(variance + epsilon) * gamma + beta)`. On an autodiff device the gradient takes the
+/// statistics' dependence on the input into account.
+///
+/// # Shapes
+/// - `x`: `[batch, channels, ...]`
+/// - `gamma`, `beta`: `[channels]`
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn batch_norm_train<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+    activation: Activation,
+) -> BatchNormOutput<D> {
+    if !covers_planes(&x, &[&gamma, &beta]) {
+        let result = module::batch_norm_train(x, gamma, beta, epsilon);
+        let output = activation.forward(result.output);
+        return BatchNormOutput { output, mean: result.mean, variance: result.variance };
+    }
+    let [gamma, beta] = [gamma, beta].map(Tensor::into_dispatch);
+    let (output, mean, variance) =
+        Dispatch::kernels_batch_norm_train(x.into_dispatch(), gamma, beta, epsilon, activation);
+    BatchNormOutput {
+        output: Tensor::from_dispatch(output),
+        mean: Tensor::from_dispatch(mean),
+        variance: Tensor::from_dispatch(variance),
+    }
+}
+
+/// Normalises with given statistics, then applies an activation; see [`burn::tensor::module::batch_norm`].
+///
+/// `y = activation((x - mean) / sqrt(variance + epsilon) * gamma + beta)`. Burn computes it on an autodiff device.
+///
+/// # Shapes
+/// - `x` and output: `[batch, channels, ...]`
+/// - `gamma`, `beta`, `mean`, `variance`: `[channels]`
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn batch_norm<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    mean: Tensor<1>,
+    variance: Tensor<1>,
+    epsilon: f64,
+    activation: Activation,
+) -> Tensor<D> {
+    let parameters = [&gamma, &beta, &mean, &variance];
+    let records = x.is_autodiff() || parameters.iter().any(|parameter| parameter.is_autodiff());
+    if records || !covers_planes(&x, &parameters) {
+        return activation.forward(module::batch_norm(x, gamma, beta, mean, variance, epsilon));
+    }
+    let [gamma, beta, mean, variance] = [gamma, beta, mean, variance].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::kernels_batch_norm(
+        x.into_dispatch(),
+        gamma,
+        beta,
+        mean,
+        variance,
+        epsilon,
+        activation,
+    ))
+}
+
+/// Whether the kernels take this tensor.
+fn covers<const D: usize>(tensor: &Tensor<D>) -> bool {
+    fn on_flex(kind: &DispatchTensorKind) -> bool {
+        match kind {
+            DispatchTensorKind::Flex(_) => true,
+            DispatchTensorKind::Autodiff(inner) => on_flex(inner),
+            _ => false,
+        }
+    }
+    enabled() && tensor.dtype() == DType::F32 && on_flex(&tensor.clone().into_dispatch().kind)
+}
+
+fn covers_planes<const D: usize>(x: &Tensor<D>, parameters: &[&Tensor<1>]) -> bool {
+    let dims = x.dims();
+    let fits = |parameter: &Tensor<1>| parameter.dims() == [dims[1]] && covers(parameter);
+    D >= 2 && !dims.contains(&0) && covers(x) && parameters.iter().all(|parameter| fits(parameter))
+}
