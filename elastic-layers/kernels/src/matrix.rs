@@ -6,6 +6,8 @@
 
 use pulp::{Simd, WithSimd};
 
+use crate::simd::select;
+
 /// Rows of a weight matrix that are multiplied together.
 const ROWS: usize = 6;
 
@@ -311,7 +313,7 @@ fn ending<S: Simd>(simd: S, run: &[f32], count: usize) -> S::f32s {
     }
     let places = S::as_simd_f32s(&PLACES).0[0];
     let first = simd.splat_f32s((S::F32_LANES - count) as f32);
-    simd.select_f32s(simd.less_than_f32s(places, first), simd.splat_f32s(0.0), value)
+    select(simd, simd.less_than_f32s(places, first), simd.splat_f32s(0.0), value)
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::Activation;
 use crate::parallel::{ChannelTask, channel_tasks};
-use crate::simd::{run, store};
+use crate::simd::{run, select, store};
 
 /// The sizes of an input: `[batch, channels, plane]`.
 #[derive(Clone, Copy, Debug)]
@@ -91,8 +91,8 @@ impl<S: Simd> Channel<S> {
     #[inline(always)]
     fn apply(&self, simd: S, x: S::f32s) -> S::f32s {
         let x = self.before_activation(simd, x);
-        let x = simd.select_f32s(simd.less_than_f32s(x, self.low), self.low, x);
-        simd.select_f32s(simd.greater_than_f32s(x, self.high), self.high, x)
+        let x = select(simd, simd.less_than_f32s(x, self.low), self.low, x);
+        select(simd, simd.greater_than_f32s(x, self.high), self.high, x)
     }
 }
 
@@ -263,12 +263,12 @@ impl<S: Simd> Through<S> {
             Activation::None => grad,
             Activation::Relu => {
                 let before = function.before_activation(simd, x);
-                simd.select_f32s(simd.less_than_or_equal_f32s(before, zero), zero, grad)
+                select(simd, simd.less_than_or_equal_f32s(before, zero), zero, grad)
             }
             Activation::Relu6 => {
                 let before = function.before_activation(simd, x);
-                let grad = simd.select_f32s(simd.less_than_f32s(before, function.low), zero, grad);
-                simd.select_f32s(simd.greater_than_f32s(before, function.high), zero, grad)
+                let grad = select(simd, simd.less_than_f32s(before, function.low), zero, grad);
+                select(simd, simd.greater_than_f32s(before, function.high), zero, grad)
             }
         }
     }

@@ -91,6 +91,14 @@ pub(crate) fn run<O: WithSimd>(operation: O) -> O::Output {
     Simd::vectorize(Scalar, operation)
 }
 
+/// `yes` where the mask is set, and `no` elsewhere. `select_f32s` of `pulp` may not be inlined, and is then called for
+/// every vector.
+#[inline(always)]
+pub(crate) fn select<S: Simd>(simd: S, mask: S::m32s, yes: S::f32s, no: S::f32s) -> S::f32s {
+    let bits = simd.select_u32s(mask, simd.transmute_u32s_f32s(yes), simd.transmute_u32s_f32s(no));
+    simd.transmute_f32s_u32s(bits)
+}
+
 /// Writes a vector to the start of a slice of at least as many numbers.
 #[inline(always)]
 pub(crate) fn store<S: Simd>(_simd: S, target: &mut [f32], value: S::f32s) {
