@@ -2,6 +2,8 @@
 //!
 //!     cargo run --release --example custom_model
 
+#![allow(clippy::print_stdout, reason = "an example prints what it found")]
+
 use std::error::Error;
 
 use burn::module::Module;
@@ -85,7 +87,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         outer_iterations: 4,
         weight_steps: 10,
         nes_iterations: 2,
-        start: Start::UniformJoint,
+        start: Start::Uniform,
         evaluation_batch: 100,
         estimator: Estimator::antithetic(6),
         constraint: Constraint::Projection,

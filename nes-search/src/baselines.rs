@@ -18,20 +18,41 @@ pub fn uniform_channel(space: &SearchSpace, projection: &Projection<'_>) -> Resu
 /// # Errors
 /// If a cost cannot be found.
 pub fn uniform_joint(space: &SearchSpace, projection: &Projection<'_>) -> Result<Vec<Architecture>, ProjectionError> {
-    let base = space.base();
-    let resolutions = space.dims().iter().find(|dim| dim.kind == DimKind::Resolution);
-    let levels = resolutions.map_or(1, |dim| dim.level_of(dim.base) + 1);
-    let (mut meeting, mut below) = (Vec::new(), Vec::new());
-    for level in (0..levels).rev() {
-        let params: Vec<f64> = base
-            .params()
-            .iter()
-            .zip(space.dims())
-            .map(|(&h, dim)| if dim.kind == DimKind::Resolution { level as f64 + 0.5 } else { h })
+    rescaled(space, projection, &[DimKind::Resolution])
+}
+
+/// As [`uniform_joint`], with depth scaled too.
+///
+/// # Errors
+/// If a cost cannot be found.
+pub fn uniform_all(space: &SearchSpace, projection: &Projection<'_>) -> Result<Vec<Architecture>, ProjectionError> {
+    rescaled(space, projection, &[DimKind::Resolution, DimKind::Depth])
+}
+
+/// The backbone at every combination of the values up to the base of the dimensions of some kinds, channels scaled.
+fn rescaled(
+    space: &SearchSpace,
+    projection: &Projection<'_>,
+    kinds: &[DimKind],
+) -> Result<Vec<Architecture>, ProjectionError> {
+    let mut points = vec![space.base().params()];
+    for (index, dim) in space.dims().iter().enumerate().filter(|(_, dim)| kinds.contains(&dim.kind)) {
+        let levels = (0..=dim.level_of(dim.base)).rev();
+        points = levels
+            .flat_map(|level| {
+                points.iter().map(move |point| {
+                    let mut moved = point.clone();
+                    moved[index] = level as f64 + 0.5;
+                    moved
+                })
+            })
             .collect();
-        match projection.at_structure(&params) {
+    }
+    let (mut meeting, mut below) = (Vec::new(), Vec::new());
+    for point in points {
+        match projection.at_structure(&point) {
             Ok(architecture) => meeting.push(architecture),
-            Err(ProjectionError::Gap { .. }) => below.push(space.at_params(&projection.project(&params)?)),
+            Err(ProjectionError::Gap { .. }) => below.push(space.at_params(&projection.project(&point)?)),
             Err(error) => return Err(error),
         }
     }

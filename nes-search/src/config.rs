@@ -175,7 +175,7 @@ fn laptop() -> Config {
             outer_iterations: 12,
             weight_steps: 40,
             nes_iterations: 4,
-            start: Start::UniformJoint,
+            start: Start::Uniform,
             sigma: 1.5,
             sigma_floor: 0.5,
             learning_rate: 1.5,
@@ -249,7 +249,7 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.outer_iterations" => "K: outer iterations.",
         "search.weight_steps" => "N: weight steps in each outer iteration, on views drawn around H.",
         "search.nes_iterations" => "NES iterations in each outer iteration.",
-        "search.start" => "Where H starts: \"base\" (the backbone) or \"uniform-joint\" (its best uniform rescaling).",
+        "search.start" => "Where H starts: \"base\" (the backbone) or \"uniform\" (its best uniform rescaling).",
         "search.sigma" => "Deviation of the candidates from H, in steps of each dimension, in the beginning;",
         "search.sigma_floor" => "it falls linearly to this.",
         "search.learning_rate" => "Learning rate of H in the beginning; it falls linearly to 0.",
@@ -344,7 +344,7 @@ mod tests {
             ("[train]\nepochs = -3", ["invalid value: integer `-3`", "epochs"]),
             ("[train]\nepochs = \"many\"", ["invalid type: string \"many\"", "epochs"]),
             ("budget = \"-1\"", ["a budget is a fraction", "\"-1\""]),
-            ("[search]\nstart = \"somewhere\"", ["unknown variant `somewhere`", "uniform-joint"]),
+            ("[search]\nstart = \"somewhere\"", ["unknown variant `somewhere`", "uniform"]),
             ("sigma = = 1", ["TOML parse error at line 1", "sigma = = 1"]),
         ] {
             let message = Config::from_toml(Preset::Laptop, text).expect_err(text).to_string();

@@ -76,18 +76,18 @@ fn an_architecture_of_another_space() {
 
 /// 24 images of two classes, 28 pixels, whose training images are cut off in the middle.
 fn truncated_data(gzip: bool) -> TempDir {
-    let directory = tempdir().unwrap();
+    let directory = tempdir().expect("a file");
     let path = |name: &str| directory.path().join(name);
     let images = IdxImages { count: 24, height: 28, width: 28, pixels: vec![7; 24 * 28 * 28] };
     let labels: Vec<u8> = (0..24).map(|index| index % 2).collect();
     for split in ["train", "t10k"] {
-        write_images(&path(&format!("{split}-images-idx3-ubyte")), &images).unwrap();
-        write_labels(&path(&format!("{split}-labels-idx1-ubyte")), &labels).unwrap();
+        write_images(&path(&format!("{split}-images-idx3-ubyte")), &images).expect("a file");
+        write_labels(&path(&format!("{split}-labels-idx1-ubyte")), &labels).expect("a file");
     }
     let file = path("train-images-idx3-ubyte");
     let plain = [&[0, 0, 8, 3, 0, 0, 0, 24, 0, 0, 0, 28, 0, 0, 0, 28], images.pixels.as_slice()].concat();
-    let whole = if gzip { fs::read(&file).unwrap() } else { plain };
-    fs::write(file, &whole[..whole.len() / 2]).unwrap();
+    let whole = if gzip { fs::read(&file).expect("a file") } else { plain };
+    fs::write(file, &whole[..whole.len() / 2]).expect("a file");
     directory
 }
 
@@ -105,8 +105,8 @@ fn a_truncated_data_file() {
 #[test]
 fn a_budget_out_of_reach() {
     let directory = tempdir().unwrap();
-    let small = refused(&["run", "--budget", "20k", "--out", "out"], directory.path());
-    assert_tells(&small, &["30,587", "20,000"]);
+    let small = refused(&["run", "--budget", "10k", "--out", "out"], directory.path());
+    assert_tells(&small, &["29,392,", "10,000"]);
     let large = refused(&["search", "--budget", "1G"], directory.path());
     assert_tells(&large, &["at most", "1,000,000,000"]);
 }

@@ -49,7 +49,7 @@ fn settings() -> SearchSettings {
         outer_iterations: 2,
         weight_steps: 2,
         nes_iterations: 2,
-        start: Start::UniformJoint,
+        start: Start::Uniform,
         sigma: 1.25,
         sigma_floor: 0.5,
         learning_rate: 1.0,

@@ -77,8 +77,10 @@ pub(super) struct Position {
     pub augmentation: ChaCha8Rng,
     pub views: ChaCha8Rng,
     pub perturbations: ChaCha8Rng,
-    /// The best uniform rescaling, once it is known.
+    /// The best uniform rescaling of channels and resolution, once it is known.
     pub uniform_joint: Option<ArchitectureFile>,
+    /// Where H started, if that was found by the search.
+    pub start: Option<ArchitectureFile>,
     /// Running mean of the training loss.
     pub training_loss: f64,
     pub images: u64,

@@ -177,6 +177,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
                 views: stream(seed, Stream::Views),
                 perturbations: stream(seed, Stream::Perturbations),
                 uniform_joint: None,
+                start: None,
                 training_loss: f64::from(u16::try_from(train.class_count()).unwrap_or(u16::MAX)).ln(),
                 images: 0,
                 evaluations: 0,
@@ -233,9 +234,12 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
             if interrupted {
                 return Ok(None);
             }
-            if step == self.settings.warmup_steps && self.settings.start == Start::UniformJoint {
-                let start = self.find_uniform_joint()?;
+            if step == self.settings.warmup_steps && self.settings.start == Start::Uniform {
+                // The shared weights are as good at one rescaling as at another, this once.
+                self.find_uniform_joint()?;
+                let start = self.best_of(baselines::uniform_all(self.task.blueprint.space(), &self.projection)?)?;
                 self.state.params = self.state.params.clone().with_values(&start.params());
+                self.state.position.start = Some(start.to_file());
             }
             let message = match self.settings.step_at(step) {
                 Step::Warmup => self.weight_step(Self::warmup_view, schedule.step().base())?,
@@ -413,11 +417,13 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     /// The final architecture: that of H on the budget, or where H started, if the shared weights do better there.
     fn conclude(&mut self) -> Result<(Architecture, Architecture), SearchError> {
         let uniform_joint = self.find_uniform_joint()?;
-        let macs = |architecture: &Architecture| self.task.blueprint.cost().cost(architecture).map(|cost| cost.macs);
         let mut finalists = vec![self.projection.architecture(&self.params())?];
-        let start_meets_budget = macs(&uniform_joint)?.ratio(self.task.budget) >= LEAST_SHARE;
-        if self.settings.start == Start::UniformJoint && start_meets_budget && finalists[0] != uniform_joint {
-            finalists.push(uniform_joint.clone());
+        if let Some(file) = &self.state.position.start {
+            let start = self.task.blueprint.space().check(file)?;
+            let share = self.task.blueprint.cost().cost(&start)?.macs.ratio(self.task.budget);
+            if share >= LEAST_SHARE && start != finalists[0] {
+                finalists.push(start);
+            }
         }
         let found = self.best_of(finalists)?;
         let share = self.task.blueprint.cost().cost(&found)?.macs.ratio(self.task.budget);

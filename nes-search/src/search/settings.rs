@@ -13,8 +13,8 @@ use crate::train::SgdSettings;
 pub enum Start {
     /// At the backbone (the paper).
     Base,
-    /// At the best uniform rescaling of channels and resolution, by the shared weights' loss after the warm-up.
-    UniformJoint,
+    /// At the best uniform rescaling of channels, resolution and depth, by the shared weights' loss after the warm-up.
+    Uniform,
 }
 
 /// How the search is kept at the budget. The final architecture is within 0.98 and 1.00 of it in any case.
