@@ -131,7 +131,11 @@ fn check_runtimes(out: &Path) {
             .collect();
         let report = verify(&out.join("model.onnx"), &references, &available(), 1e-4);
         assert!(report.passed(), "batch {size}: {report:?}");
-        assert!(report.entries.iter().map(|entry| entry.images).sum::<usize>() >= 200, "{report:?}");
+        for runtime in available() {
+            let images: usize =
+                report.entries.iter().filter(|entry| entry.runtime == runtime).map(|entry| entry.images).sum();
+            assert_eq!(images, 200, "batch {size} on {runtime}: {report:?}");
+        }
     }
 }
 

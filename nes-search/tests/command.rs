@@ -137,6 +137,20 @@ fn a_directory_without_a_run() {
 }
 
 #[test]
+fn a_search_in_a_directory_of_train() {
+    let directory = tempdir().unwrap();
+    let run = directory.path().join("trained");
+    fs::create_dir(&run).unwrap();
+    fs::write(run.join("config.toml"), Config::preset(Preset::Smoke).to_toml()).unwrap();
+    fs::write(run.join("architecture.json"), "precious").unwrap();
+    for command in ["run", "search"] {
+        let message = refused(&[command, "--resume", "trained"], directory.path());
+        assert_tells(&message, &["trained", "expected a directory of run or search", "train"]);
+    }
+    assert_eq!(fs::read_to_string(run.join("architecture.json")).unwrap(), "precious");
+}
+
+#[test]
 fn the_printed_configuration_is_the_preset() {
     let directory = tempdir().unwrap();
     for (name, preset) in [("laptop", Preset::Laptop), ("paper", Preset::Paper), ("smoke", Preset::Smoke)] {
@@ -151,7 +165,7 @@ fn the_printed_configuration_is_the_preset() {
 fn ctrl_c_leaves_a_checkpoint_from_which_the_search_ends_as_without() {
     let directory = tempdir().unwrap();
     let binary = env!("CARGO_BIN_EXE_nes-search");
-    let config = "[search]\nwarmup_steps = 30\nouter_iterations = 3\n";
+    let config = "[search]\nwarmup_steps = 200\nouter_iterations = 3\n";
     fs::write(directory.path().join("my.toml"), config).unwrap();
     let search = ["search", "--preset", "smoke", "--config", "my.toml", "--out"];
     let spawn = |out: &str| {

@@ -16,6 +16,8 @@ use super::options::read_config;
 pub const CONFIG: &str = "config.toml";
 /// The found architecture.
 pub const ARCHITECTURE: &str = "architecture.json";
+/// One record for each NES iteration; there since the search began.
+pub const HISTORY: &str = "history.jsonl";
 /// What the search took, and the best uniform rescaling.
 pub const SEARCH: &str = "search.json";
 /// Trained weights of the first seed.
@@ -32,7 +34,7 @@ pub const SUMMARY: &str = "summary.json";
 const LOCK: &str = ".lock";
 
 /// All that commands write into a directory.
-const FILES: [&str; 9] = [CONFIG, ARCHITECTURE, SEARCH, WEIGHTS, TRAINING, MODEL, BENCH, SUMMARY, "history.jsonl"];
+const FILES: [&str; 9] = [CONFIG, ARCHITECTURE, SEARCH, WEIGHTS, TRAINING, MODEL, BENCH, SUMMARY, HISTORY];
 /// Directories of a run directory.
 const FOLDERS: [&str; 4] = ["checkpoints", "uniform-channel", "uniform-joint", "backbone"];
 

@@ -17,7 +17,7 @@ use nes_search::{Blueprint, Config, Observer, Projection, Search, Task, evaluate
 use serde::{Deserialize, Serialize};
 
 use super::directory::{
-    ARCHITECTURE, MODEL, SEARCH, TRAINING, WEIGHTS, read_architecture, read_json_if_there, write, write_json,
+    ARCHITECTURE, HISTORY, MODEL, SEARCH, TRAINING, WEIGHTS, read_architecture, read_json_if_there, write, write_json,
 };
 
 /// Images in a batch of the final evaluation.
@@ -102,6 +102,10 @@ impl Job {
     pub fn search(&self, directory: &Path, observer: &mut dyn Observer) -> anyhow::Result<Option<SearchFile>> {
         if let Some(file) = read_json_if_there(&directory.join(SEARCH))? {
             return Ok(Some(file));
+        }
+        if directory.join(ARCHITECTURE).exists() && !directory.join(HISTORY).exists() {
+            // A search would replace the architecture that somebody trains here.
+            return Err(anyhow!("{}: expected a directory of run or search, found one of train", directory.display()));
         }
         let devices = [self.device.clone()];
         let task = Task {

@@ -30,8 +30,6 @@ Examples:
 pub struct Run {
     #[command(flatten)]
     place: Place,
-    #[command(flatten)]
-    options: ConfigOptions,
     /// Prints the content of summary.json instead of the table.
     #[arg(long)]
     json: bool,
@@ -46,8 +44,6 @@ Examples:
 pub struct SearchCommand {
     #[command(flatten)]
     place: Place,
-    #[command(flatten)]
-    options: ConfigOptions,
     /// Prints the content of architecture.json.
     #[arg(long)]
     json: bool,
@@ -60,18 +56,16 @@ pub struct SearchCommand {
 )]
 pub struct Train {
     /// The architecture to train.
-    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    #[arg(long, value_name = "FILE", required_unless_present = "resume", conflicts_with = "resume")]
     architecture: Option<PathBuf>,
     #[command(flatten)]
     place: Place,
-    #[command(flatten)]
-    options: ConfigOptions,
     /// Prints the content of training.json.
     #[arg(long)]
     json: bool,
 }
 
-/// Where results go.
+/// Where results go, and what is done.
 #[derive(Args, Debug)]
 pub struct Place {
     /// The run directory; by default a dated one below runs/.
@@ -87,16 +81,18 @@ pub struct Place {
         conflicts_with_all = ["out", "overwrite", "preset", "config", "data", "budget", "seed", "seeds", "threads"]
     )]
     resume: Option<PathBuf>,
+    #[command(flatten)]
+    options: ConfigOptions,
 }
 
 impl Place {
     /// The directory, and the job to do in it. A new directory is made last, when nothing else can be wrong.
-    fn open(self, options: &ConfigOptions) -> anyhow::Result<(RunDirectory, Job)> {
+    fn open(self) -> anyhow::Result<(RunDirectory, Job)> {
         if let Some(path) = &self.resume {
             let (directory, config) = RunDirectory::resume(path)?;
             return Ok((directory, Job::load(config)?));
         }
-        let job = Job::load(options.effective()?)?;
+        let job = Job::load(self.options.effective()?)?;
         let directory = RunDirectory::create(self.out, self.overwrite, &job.config)?;
         Ok((directory, job))
     }
@@ -112,7 +108,7 @@ fn finished<T>(part: Option<T>, command: &str, directory: &RunDirectory) -> anyh
 
 impl Run {
     pub fn run(self) -> anyhow::Result<()> {
-        let (directory, job) = self.place.open(&self.options)?;
+        let (directory, job) = self.place.open()?;
         let path = directory.path();
         note(&format!("{}: budget {} MACs", path.display(), job.budget.0));
         let terminal = &mut Terminal::new()?;
@@ -139,7 +135,7 @@ impl Run {
 
 impl SearchCommand {
     pub fn run(self) -> anyhow::Result<()> {
-        let (directory, job) = self.place.open(&self.options)?;
+        let (directory, job) = self.place.open()?;
         let path = directory.path();
         note(&format!("{}: budget {} MACs", path.display(), job.budget.0));
         let search = finished(job.search(path, &mut Terminal::new()?)?, "search", &directory)?;
@@ -162,14 +158,14 @@ impl Train {
     pub fn run(self) -> anyhow::Result<()> {
         let (directory, job) = match &self.architecture {
             // Read before a directory is made for it.
-            Some(file) if self.place.resume.is_none() => {
-                let job = Job::load(self.options.effective()?)?;
+            Some(file) => {
+                let job = Job::load(self.place.options.effective()?)?;
                 let architecture = read_architecture(job.blueprint.space(), file)?;
                 let directory = RunDirectory::create(self.place.out, self.place.overwrite, &job.config)?;
                 write_json(&directory.path().join(super::directory::ARCHITECTURE), &architecture.to_file())?;
                 (directory, job)
             }
-            _ => self.place.open(&self.options)?,
+            None => self.place.open()?,
         };
         let path = directory.path();
         let architecture = job.found(path)?;

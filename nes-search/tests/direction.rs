@@ -1,0 +1,80 @@
+//! The search as a whole goes downhill: a network whose loss is known to grow with one width and to fall with another.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use elastic_layers::{Backbone, Elastic, ElasticConv2d, ElasticConv2dConfig, SearchSpace, SpaceError};
+use nes_search::data::{ImageData, Normalization};
+use nes_search::search::{Constraint, Start};
+use nes_search::{
+    Blueprint, Budget, Config, Estimator, Penalty, Phi, Preset, Search, SearchSettings, SgdSettings, Task,
+};
+
+/// Its scores do not depend on the images. They favour an eleventh class, which no image is of, by the width of `bad`
+/// less that of `good`: a pair of equal cost.
+#[derive(Module, Elastic, Debug)]
+struct Tug {
+    good: ElasticConv2d,
+    bad: ElasticConv2d,
+}
+
+impl Tug {
+    fn new(space: &mut SearchSpace, device: &Device) -> Result<Self, SpaceError> {
+        let mut conv = |name: &str| {
+            let width = space.channels(name, 16).range(2..=30).add()?;
+            Ok::<_, SpaceError>(ElasticConv2dConfig::new([1.into(), width], [1, 1]).init(device))
+        };
+        Ok(Self { good: conv("good")?, bad: conv("bad")? })
+    }
+}
+
+impl Backbone for Tug {
+    fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let [good, bad] = [&self.good, &self.bad].map(|conv| conv.forward(images.clone()));
+        let excess = bad.dims()[1] as f64 - good.dims()[1] as f64;
+        let zero = |maps: Tensor<4>| maps.mean_dims(&[1, 2, 3]).flatten::<2>(1, 3).mul_scalar(0.0);
+        let zero = zero(good) + zero(bad);
+        Tensor::cat(vec![zero.clone().repeat_dim(1, 10), zero.add_scalar(0.2 * excess)], 1)
+    }
+}
+
+#[test]
+fn h_moves_from_the_width_that_costs_accuracy_to_the_one_that_brings_it() {
+    let blueprint = Blueprint::new([1, 28, 28], Tug::new).expect("a network");
+    let base = blueprint.space().base();
+    let budget = Budget::Fraction(1.0).resolve(blueprint.cost().cost(&base).expect("a cost").macs);
+    let (_, few) = ImageData::embedded().train.split_per_class(8, 1).expect("enough images");
+    let (train, evaluation) = few.split_per_class(4, 1).expect("enough images");
+    let normalization = Normalization::of(&train);
+    let devices = [Device::default()];
+    let (blueprint, train, evaluation, normalization) = (&blueprint, &train, &evaluation, &normalization);
+    let task = Task { blueprint, train, evaluation, normalization, budget, devices: &devices };
+    let laptop = Config::preset(Preset::Laptop).search;
+    // Without a weight, the penalty leaves the loss as it is.
+    let unbound = Constraint::Penalty(Penalty { rho: 0.0, phi: Phi::Square });
+    // Plain differences are as small as the loss's slope, a fiftieth here, and take a larger learning rate.
+    for (constraint, estimator, learning_rate) in [
+        (Constraint::Projection, Estimator::antithetic(8), 2.0),
+        (unbound, Estimator::antithetic(8), 2.0),
+        (unbound, Estimator::paper(32), 50.0),
+    ] {
+        let settings = SearchSettings {
+            warmup_steps: 0,
+            outer_iterations: 10,
+            weight_steps: 1,
+            nes_iterations: 1,
+            start: Start::Base,
+            learning_rate,
+            momentum: 0.0,
+            evaluation_batch: 8,
+            estimator,
+            constraint,
+            sgd: SgdSettings { batch_size: 4, ..laptop.sgd.clone() },
+            ..laptop.clone()
+        };
+        let mut search = Search::new(task, &settings, 1).expect("a search");
+        let found = search.run(None, &mut ()).expect("no error").expect("not interrupted").architecture;
+        let [good, bad] = [0, 1].map(|index| search.params()[index] - base.params()[index]);
+        assert!(good > 1.0 && bad < -1.0, "{constraint:?}, {estimator:?}: good {good:+.1}, bad {bad:+.1} steps");
+        assert!(found.get("good") > found.get("bad"), "{constraint:?}, {estimator:?}: {found}");
+    }
+}
