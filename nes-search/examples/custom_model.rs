@@ -14,7 +14,7 @@ use elastic_layers::*;
 use exporters::runtime::available;
 use exporters::{OnnxExporter, reference, verify};
 use nes_search::data::{Augment, ImageData, Normalization, batch};
-use nes_search::search::{Constraint, Start};
+use nes_search::search::{Constraint, Start, Trials};
 use nes_search::*;
 
 /// A residual block. As with layers of Burn's own, but for the types of its fields.
@@ -88,6 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         weight_steps: 10,
         nes_iterations: 2,
         start: Start::Uniform,
+        trials: Trials { candidates: 4, epochs: 2 },
         evaluation_batch: 100,
         estimator: Estimator::antithetic(6),
         constraint: Constraint::Projection,

@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use crate::budget::{Budget, Penalty, Phi};
 use crate::data::Augment;
 use crate::estimator::Estimator;
-use crate::search::{Constraint, SearchSettings, Start};
+use crate::search::{Constraint, SearchSettings, Start, Trials};
 use crate::settings::{SettingsError, check};
 use crate::train::{SgdSettings, TrainSettings};
 
@@ -153,12 +153,12 @@ fn merge(into: &mut Table, from: Table) {
 fn sgd() -> SgdSettings {
     SgdSettings {
         batch_size: 64,
-        learning_rate: 0.1,
+        learning_rate: 0.2,
         warmup: 0.1,
         momentum: 0.9,
         weight_decay: 1e-4,
-        label_smoothing: 0.1,
-        augment: Augment { flip: true, shift: 2 },
+        label_smoothing: 0.0,
+        augment: Augment { flip: true, shift: 1 },
     }
 }
 
@@ -169,13 +169,14 @@ fn laptop() -> Config {
         seed: 1,
         seeds: 1,
         threads: None,
-        evaluation_per_class: 50,
+        evaluation_per_class: 150,
         search: SearchSettings {
             warmup_steps: 600,
             outer_iterations: 12,
-            weight_steps: 40,
+            weight_steps: 100,
             nes_iterations: 4,
             start: Start::Uniform,
+            trials: Trials { candidates: 16, epochs: 12 },
             sigma: 1.5,
             sigma_floor: 0.5,
             learning_rate: 1.5,
@@ -186,7 +187,7 @@ fn laptop() -> Config {
             constraint: Constraint::Projection,
             sgd: sgd(),
         },
-        train: TrainSettings { epochs: 20, sgd: sgd(), average_decay: 0.99, recalibration_batches: 16 },
+        train: TrainSettings { epochs: 30, sgd: sgd(), average_decay: 0.99, recalibration_batches: 16 },
         bench: BenchSettings { seconds: 2.0, threads: 1 },
     }
 }
@@ -201,6 +202,7 @@ fn paper() -> Config {
             weight_steps: 2000,
             nes_iterations: 20,
             start: Start::Base,
+            trials: Trials { candidates: 0, epochs: 1 },
             sigma: 1.25,
             sigma_floor: 0.0,
             learning_rate: 5.0,
@@ -225,6 +227,7 @@ fn smoke() -> Config {
             weight_steps: 4,
             nes_iterations: 1,
             evaluation_batch: 50,
+            trials: Trials { candidates: 2, epochs: 1 },
             estimator: Estimator::antithetic(4),
             sgd: SgdSettings { batch_size: 16, ..sgd() },
             ..laptop.search
@@ -263,6 +266,11 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.constraint.penalty" => "\n# Equation 2: rho * phi(R / R_t - 1) is added to the loss.",
         "search.constraint.penalty.rho" => "Weight of the penalty.",
         "search.constraint.penalty.phi" => "\"square\", \"absolute\" or \"positive\".",
+        "search.trials" => {
+            "\n# Short trainings from scratch, which decide where H starts and what is found, by successive halving."
+        }
+        "search.trials.candidates" => "Uniform rescalings in the first round; with 0, the shared weights decide.",
+        "search.trials.epochs" => "Passes over the training images in the last round; half as many in the one before.",
         "search.estimator" => "\n# The estimator of the NES gradient (equations 6 and 7).",
         "search.estimator.samples" => "M: candidates in each NES iteration.",
         "search.estimator.sampling" => "\"independent\" (the paper) or \"antithetic\" (pairs of opposite directions).",

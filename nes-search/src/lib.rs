@@ -15,6 +15,7 @@ pub mod rng;
 pub mod search;
 mod settings;
 mod train;
+mod trainings;
 
 // Burn's derive of `RecordState` looks for these at the root of the crate that uses it.
 use burn::optim::{RecordState, StateSink, StateSource};
@@ -31,3 +32,4 @@ pub use projection::{LEAST_SHARE, Projection, ProjectionError};
 pub use search::{Found, Search, SearchError, SearchSettings, Task};
 pub use settings::SettingsError;
 pub use train::{SgdSettings, TrainSettings, Trained, train};
+pub use trainings::{Trainer, Training};

@@ -63,7 +63,7 @@ fn run_leaves_a_checked_comparison_and_a_file_that_every_runtime_agrees_on() {
 fn check_summary(out: &Path, table: &str) {
     let summary = json(&out.join("summary.json"));
     let budget = summary["budget_macs"].as_u64().expect("MACs");
-    assert_eq!(budget, 377_154);
+    assert_eq!(budget, 251_721);
     let search = summary["search"].as_object().expect("an object");
     assert_eq!(search.keys().collect::<Vec<_>>(), ["evaluations", "images", "seconds"]);
     let rows = summary["rows"].as_array().expect("rows");
@@ -76,7 +76,7 @@ fn check_summary(out: &Path, table: &str) {
         let share = row["macs"].as_f64().expect("MACs") / budget as f64;
         let accuracy = row["accuracy"].as_array().expect("a list");
         if *name == "backbone" {
-            assert!(accuracy.is_empty() && row["macs"] == 3_771_536 && row["parameters"] == 59_946);
+            assert!(accuracy.is_empty() && row["macs"] == 2_517_208 && row["parameters"] == 33_674);
         } else {
             assert!((LEAST_SHARE..=1.0).contains(&share), "{name} takes {share} of the budget");
             assert!(accuracy.len() == 1 && accuracy[0].as_f64() > Some(0.2), "{name}: {accuracy:?}");

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use elastic_layers::{Backbone, Elastic, ElasticConv2d, ElasticConv2dConfig, SearchSpace, SpaceError};
 use nes_search::data::{ImageData, Normalization};
-use nes_search::search::{Constraint, Start};
+use nes_search::search::{Constraint, Start, Trials};
 use nes_search::{
     Blueprint, Budget, Config, Estimator, Penalty, Phi, Preset, Search, SearchSettings, SgdSettings, Task,
 };
@@ -63,6 +63,7 @@ fn h_moves_from_the_width_that_costs_accuracy_to_the_one_that_brings_it() {
             weight_steps: 1,
             nes_iterations: 1,
             start: Start::Base,
+            trials: Trials { candidates: 0, epochs: 1 },
             learning_rate,
             momentum: 0.0,
             evaluation_batch: 8,

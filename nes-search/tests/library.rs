@@ -23,7 +23,7 @@ fn share(blueprint: &Blueprint<MobileNetV2>, architecture: &elastic_layers::Arch
 fn any_params_end_between_the_least_share_and_the_budget() {
     let blueprint = blueprint();
     let mut rng = stream(3, Stream::Views);
-    for budget in [60_000, 250_000, 377_154, 1_500_000, 5_000_000].map(Macs) {
+    for budget in [60_000, 250_000, 251_721, 1_000_000, 3_500_000].map(Macs) {
         let projection = Projection::new(blueprint.space(), blueprint.cost(), budget).expect("a feasible budget");
         for _ in 0..40 {
             let params: Vec<f64> =
@@ -40,7 +40,7 @@ fn coarse_channels_reach_the_budget_by_resolution_and_depth() {
     // One width for the whole network: next to each other, two widths are more than 2 % apart.
     let config = MobileNetV2Config { scale_step: 0.5, ..MobileNetV2Config::small(1, 28, 10) };
     let blueprint = Blueprint::new([1, 28, 28], move |space, device| config.init(space, device)).expect("a network");
-    let budget = Macs(1_000_000);
+    let budget = Macs(700_000);
     let projection = Projection::new(blueprint.space(), blueprint.cost(), budget).expect("a feasible budget");
     let mut rng = stream(4, Stream::Views);
     for _ in 0..20 {
@@ -67,7 +67,7 @@ fn infeasible_budgets_name_what_is_feasible() {
 fn uniform_baselines_scale_what_they_say() {
     let blueprint = blueprint();
     let space = blueprint.space();
-    let budget = Macs(377_154);
+    let budget = Macs(251_721);
     let projection = Projection::new(space, blueprint.cost(), budget).expect("a feasible budget");
     let channel = baselines::uniform_channel(space, &projection).expect("an architecture");
     assert_eq!((channel.get("resolution"), channel.get("depth")), (Some(28), Some(10)));
@@ -120,7 +120,7 @@ fn training_learns_and_a_seed_decides_every_bit() {
     let blueprint = blueprint();
     let device = burn::tensor::Device::default().autodiff();
     let (set, normalization) = images();
-    let budget = Macs(377_154);
+    let budget = Macs(1_000_000);
     let projection = Projection::new(blueprint.space(), blueprint.cost(), budget).expect("a feasible budget");
     let architecture = baselines::uniform_channel(blueprint.space(), &projection).expect("an architecture");
     let run = |seed| {

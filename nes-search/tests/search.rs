@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use elastic_layers::Macs;
 use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
 use nes_search::data::{Augment, ImageData, ImageSet, Normalization};
-use nes_search::search::{Constraint, Iteration, Start};
+use nes_search::search::{Constraint, Iteration, Start, Trials};
 use nes_search::{
     Blueprint, Estimator, Found, LEAST_SHARE, Observer, Penalty, Phi, Progress, Search, SearchError, SearchSettings,
     SgdSettings, Task,
@@ -50,6 +50,7 @@ fn settings() -> SearchSettings {
         weight_steps: 2,
         nes_iterations: 2,
         start: Start::Uniform,
+        trials: Trials { candidates: 3, epochs: 1 },
         sigma: 1.25,
         sigma_floor: 0.5,
         learning_rate: 1.0,
@@ -70,7 +71,7 @@ fn settings() -> SearchSettings {
     }
 }
 
-/// Asks to stop before a step.
+/// Asks to stop before a step, those of trainings included.
 struct StopBefore {
     step: usize,
     seen: usize,
@@ -82,7 +83,7 @@ impl Observer for StopBefore {
     }
 
     fn interrupted(&self) -> bool {
-        self.seen == self.step
+        self.seen >= self.step
     }
 }
 
@@ -100,19 +101,27 @@ fn assert_same(one: &Found, other: &Found) {
 fn a_search_that_was_interrupted_anywhere_ends_as_if_it_had_not_been() {
     let setting = Setting::new(1);
     let whole = tempdir().unwrap();
-    let mut search = setting.search(&settings(), 5);
+    let mut search = setting.search(&settings(), 8);
     let expected = search.run(Some(whole.path()), &mut ()).unwrap().expect("not interrupted");
     let records: Vec<Iteration> =
         history(whole.path()).lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
     assert_eq!(records.iter().map(|record| record.iteration).collect::<Vec<_>>(), [1, 2, 3, 4]);
-    // In the warm-up, before H starts, amid the weights, before, between and after NES iterations.
-    for step in [0, 2, 3, 4, 6, 8, 10] {
+    let mut steps = StopBefore { step: usize::MAX, seen: 0 };
+    assert_same(&setting.search(&settings(), 8).run(None, &mut steps).unwrap().expect("not interrupted"), &expected);
+    // Ten steps for each of 80 images in batches of 8; three candidates, of which two are left.
+    let trials = 50;
+    let in_the_end = steps.seen - (3 + trials + 8);
+    assert!([20, 50].contains(&in_the_end), "two or three finalists: {in_the_end} steps");
+    // In the warm-up, in the trials that H starts with, amid the weights, before, between and after NES iterations, in
+    // the trials of finalists.
+    let after = 3 + trials;
+    for step in [0, 2, 3, 20, 45, after, after + 1, after + 3, after + 5, after + 7, after + 8, after + 9, after + 27] {
         let parts = tempdir().unwrap();
-        let mut first = setting.search(&settings(), 5);
+        let mut first = setting.search(&settings(), 8);
         let stopped = first.run(Some(parts.path()), &mut StopBefore { step, seen: 0 }).unwrap();
         assert!(stopped.is_none(), "asked to stop before step {step}");
         drop(first);
-        let mut second = setting.search(&settings(), 5).resume(parts.path()).expect("a checkpoint");
+        let mut second = setting.search(&settings(), 8).resume(parts.path()).expect("a checkpoint");
         let found = second.run(Some(parts.path()), &mut ()).unwrap().expect("not interrupted");
         assert_same(&found, &expected);
         assert_eq!(second.params(), search.params(), "stopped before step {step}");
@@ -125,10 +134,17 @@ fn a_search_that_was_interrupted_anywhere_ends_as_if_it_had_not_been() {
 fn records_after_the_checkpoint_are_written_again() {
     let setting = Setting::new(1);
     let directory = tempdir().unwrap();
-    let mut search = setting.search(&settings(), 5);
-    search.run(Some(directory.path()), &mut ()).unwrap();
-    let whole = history(directory.path());
-    // The last checkpoint is the one before the second outer iteration, as after a power cut at the very end.
+    let path = directory.path();
+    // The last checkpoint is the one before the second outer iteration, as after a power cut later on.
+    let stop = &mut StopBefore { step: 3 + 50 + 4, seen: 0 };
+    assert!(setting.search(&settings(), 5).run(Some(path), stop).unwrap().is_none());
+    let unfinished = history(path);
+    let whole = {
+        let other = tempdir().unwrap();
+        setting.search(&settings(), 5).run(Some(other.path()), &mut ()).unwrap();
+        history(other.path())
+    };
+    assert!(whole.starts_with(&unfinished) && whole != unfinished);
     let mut again = setting.search(&settings(), 5).resume(directory.path()).expect("a checkpoint");
     fs::write(directory.path().join("history.jsonl"), whole.clone() + "{\"half a rec").unwrap();
     again.run(Some(directory.path()), &mut ()).unwrap();
@@ -157,6 +173,7 @@ fn the_found_architecture_is_at_the_budget_in_the_papers_form_too() {
     let settings = SearchSettings {
         warmup_steps: 0,
         start: Start::Base,
+        trials: Trials { candidates: 0, epochs: 1 },
         momentum: 0.0,
         sigma_floor: 0.0,
         learning_rate: 5.0,

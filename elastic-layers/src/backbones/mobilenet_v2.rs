@@ -93,17 +93,17 @@ impl MobileNetV2Config {
         }
     }
 
-    /// A network of the same kind for images of about 28 pixels.
+    /// A network of the same kind for images of about 28 pixels: as is usual for these, the stem keeps their size.
     pub fn small(image_channels: usize, image_size: usize, classes: usize) -> Self {
         let stage = Stage::new;
         Self {
             image_channels,
             image_size,
             classes,
-            stem_channels: 16,
-            stem_stride: 2,
-            stages: vec![stage(1, 8, 1, 1), stage(6, 16, 2, 1), stage(6, 24, 3, 2), stage(6, 32, 2, 1)],
-            head_channels: 128,
+            stem_channels: 8,
+            stem_stride: 1,
+            stages: vec![stage(1, 8, 1, 1), stage(6, 12, 2, 2), stage(6, 16, 3, 2), stage(6, 24, 2, 1)],
+            head_channels: 96,
             min_resolution: image_size.div_ceil(2),
             ..Self::imagenet(classes)
         }

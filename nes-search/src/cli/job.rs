@@ -1,7 +1,6 @@
 //! What a configuration stands for: images, a backbone, a budget; and the steps that commands put together.
 
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use burn::module::Module;
@@ -12,16 +11,14 @@ use elastic_layers::{Architecture, ArchitectureFile, Backbone, Macs};
 use exporters::runtime::available;
 use exporters::{OnnxExporter, reference, verify};
 use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
-use nes_search::search::SearchCost;
-use nes_search::{Blueprint, Config, Observer, Projection, Search, Task, evaluate, train};
+use nes_search::search::{SearchCost, Trial};
+use nes_search::{Blueprint, Config, Found, Observer, Projection, Search, Task};
 use serde::{Deserialize, Serialize};
 
 use super::directory::{
-    ARCHITECTURE, HISTORY, MODEL, SEARCH, TRAINING, WEIGHTS, read_architecture, read_json_if_there, write, write_json,
+    ARCHITECTURE, HISTORY, MODEL, SEARCH, WEIGHTS, read_architecture, read_json_if_there, write_json,
 };
 
-/// Images in a batch of the final evaluation.
-const TEST_BATCH: usize = 250;
 /// How far a runtime's outputs may be from Burn's, relative to the largest.
 const TOLERANCE: f32 = 1e-4;
 
@@ -31,10 +28,11 @@ pub struct Job {
     pub data: ImageData,
     pub blueprint: Blueprint<MobileNetV2>,
     pub budget: Macs,
+    pub normalization: Normalization,
+    /// The same device once for each thread.
+    pub devices: Vec<Device>,
     train: ImageSet,
     evaluation: ImageSet,
-    normalization: Normalization,
-    device: Device,
 }
 
 /// The file of a finished search, beside the found architecture.
@@ -44,26 +42,8 @@ pub struct SearchFile {
     pub cost: SearchCost,
     /// The best uniform rescaling by the shared weights.
     pub uniform_joint: ArchitectureFile,
-}
-
-/// The file of a network's trainings.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct TrainingFile {
-    /// One for each seed.
-    pub runs: Vec<TrainingRun>,
-}
-
-/// One training from scratch.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TrainingRun {
-    pub seed: u64,
-    /// Share of the test images whose class has the largest score.
-    pub accuracy: f64,
-    /// Mean cross-entropy on the test images.
-    pub loss: f64,
-    /// Training images processed.
-    pub images: u64,
-    pub seconds: f64,
+    /// The trials that decided where H started and what was found.
+    pub trials: Vec<Trial>,
 }
 
 impl Job {
@@ -86,8 +66,9 @@ impl Job {
         let blueprint = Blueprint::new([channels, height, width], move |space, device| backbone.init(space, device))?;
         let budget = config.budget.resolve(blueprint.cost().cost(&blueprint.space().base())?.macs);
         let normalization = Normalization::of(&data.train);
-        let device = Device::default();
-        let job = Self { config, data, blueprint, budget, train, evaluation, normalization, device };
+        let threads = config.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
+        let devices = vec![Device::default(); threads];
+        let job = Self { config, data, blueprint, budget, train, evaluation, normalization, devices };
         job.projection()?;
         Ok(job)
     }
@@ -99,7 +80,7 @@ impl Job {
 
     /// The architecture that a directory's search found; searches, or goes on searching, if it has not yet. Nothing, if
     /// interrupted.
-    pub fn search(&self, directory: &Path, observer: &mut dyn Observer) -> anyhow::Result<Option<SearchFile>> {
+    pub fn search(&self, directory: &Path, observer: &mut (dyn Observer + Send)) -> anyhow::Result<Option<SearchFile>> {
         if let Some(file) = read_json_if_there(&directory.join(SEARCH))? {
             return Ok(Some(file));
         }
@@ -107,14 +88,13 @@ impl Job {
             // A search would replace the architecture that somebody trains here.
             return Err(anyhow!("{}: expected a directory of run or search, found one of train", directory.display()));
         }
-        let devices = [self.device.clone()];
         let task = Task {
             blueprint: &self.blueprint,
             train: &self.train,
             evaluation: &self.evaluation,
             normalization: &self.normalization,
             budget: self.budget,
-            devices: &devices,
+            devices: &self.devices,
         };
         let mut search = Search::new(task, &self.config.search, self.config.seed)?;
         if directory.join("checkpoints").is_dir() {
@@ -122,45 +102,10 @@ impl Job {
         }
         let Some(found) = search.run(Some(directory), observer)? else { return Ok(None) };
         write_json(&directory.join(ARCHITECTURE), &found.architecture.to_file())?;
-        let file = SearchFile { cost: found.cost, uniform_joint: found.uniform_joint.to_file() };
+        let Found { uniform_joint, trials, cost, .. } = found;
+        let file = SearchFile { cost, uniform_joint: uniform_joint.to_file(), trials };
         // Last, because it says that the search is over.
         write_json(&directory.join(SEARCH), &file)?;
-        Ok(Some(file))
-    }
-
-    /// Trains an architecture from scratch under every seed of the configuration, as far as its directory does not say
-    /// how that ended; keeps the weights of the first. Nothing, if interrupted.
-    pub fn train(
-        &self,
-        name: &str,
-        architecture: &Architecture,
-        directory: &Path,
-        observer: &mut dyn Observer,
-    ) -> anyhow::Result<Option<TrainingFile>> {
-        write_json(&directory.join(ARCHITECTURE), &architecture.to_file())?;
-        let path = directory.join(TRAINING);
-        let mut file: TrainingFile = read_json_if_there(&path)?.unwrap_or_default();
-        for seed in self.config.training_seeds() {
-            if file.runs.iter().any(|run| run.seed == seed) {
-                continue;
-            }
-            let begin = Instant::now();
-            let network = self.blueprint.network(architecture, seed, &self.device.clone().autodiff())?;
-            let phase = format!("train {name}, seed {seed}");
-            let trained =
-                train(network, &self.data.train, &self.normalization, &self.config.train, seed, &phase, observer);
-            let Some(trained) = trained else { return Ok(None) };
-            let seconds = begin.elapsed().as_secs_f64();
-            let test = evaluate(&trained.model, &self.data.test, &self.normalization, TEST_BATCH, &self.device);
-            if file.runs.is_empty() {
-                let record = trained.model.into_record().into_bytes();
-                let bytes = record.map_err(|error| anyhow!("{}: {error}", directory.join(WEIGHTS).display()))?;
-                write(&directory.join(WEIGHTS), &bytes)?;
-            }
-            let (accuracy, loss, images) = (test.accuracy, test.loss, trained.images);
-            file.runs.push(TrainingRun { seed, accuracy, loss, images, seconds });
-            write_json(&path, &file)?;
-        }
         Ok(Some(file))
     }
 
@@ -168,7 +113,7 @@ impl Job {
     pub fn network(&self, directory: &Path) -> anyhow::Result<(Architecture, MobileNetV2)> {
         let architecture = read_architecture(self.blueprint.space(), &directory.join(ARCHITECTURE))?;
         let path = directory.join(WEIGHTS);
-        let network = self.blueprint.network(&architecture, self.config.seed, &self.device)?;
+        let network = self.blueprint.network(&architecture, self.config.seed, &self.devices[0])?;
         let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
         let network = ModuleRecord::from_bytes(burn::tensor::Bytes::from_bytes_vec(bytes))
             .and_then(|record| network.try_load_record(record))
@@ -194,7 +139,7 @@ impl Job {
             .iter()
             .flat_map(|&size| batches(&self.evaluation, size).take(21 / size))
             .map(|indices| {
-                let images = batch(&self.evaluation, &indices, &self.normalization, None, &self.device).images;
+                let images = batch(&self.evaluation, &indices, &self.normalization, None, &self.devices[0]).images;
                 reference(images.clone(), network.forward(images))
             })
             .collect();
@@ -225,11 +170,10 @@ impl Job {
         self.export(&architecture, &network, out.unwrap_or(&beside))
     }
 
-    /// The backbone at full size with initial weights.
-    pub fn untrained_backbone(&self) -> anyhow::Result<(Architecture, MobileNetV2)> {
-        let base = self.blueprint.space().base();
-        let network = self.blueprint.network(&base, self.config.seed, &self.device)?;
-        Ok((base, network))
+    /// Exports an architecture with initial weights.
+    pub fn export_untrained(&self, architecture: &Architecture, path: &Path) -> anyhow::Result<()> {
+        let network = self.blueprint.network(architecture, self.config.seed, &self.devices[0])?;
+        self.export(architecture, &network, path)
     }
 
     /// The architecture that a finished search put into a directory.

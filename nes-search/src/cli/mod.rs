@@ -9,6 +9,7 @@ mod options;
 mod progress;
 mod run;
 mod summary;
+mod training;
 
 use std::io::Write;
 

@@ -3,20 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use benchmarks::latency::{Amount, BenchOptions, compare};
 use benchmarks::machine::Machine;
 use benchmarks::report::{BenchFile, BenchReport};
 use clap::Args;
-use elastic_layers::Architecture;
 use exporters::runtime::{RuntimeKind, available};
 use nes_search::{Observer, Progress, baselines};
 
 use super::directory::{BENCH, MODEL, RunDirectory, SUMMARY, read_architecture, write_json};
-use super::job::{Job, SearchFile, TrainingFile};
+use super::job::{Job, SearchFile};
 use super::options::ConfigOptions;
 use super::progress::{Terminal, note};
 use super::summary::{RUNTIME, Row, Summary, report_of};
+use super::training::{Network, TrainingFile};
 
 /// The main job: searches, trains what was found and two uniform rescalings of the same budget from scratch, exports
 /// and measures them, and compares.
@@ -121,10 +121,13 @@ impl Run {
             ),
         };
         let networks = networks(&job, path, &search)?;
-        let trainings = train_all(&job, &networks, terminal)?;
-        let trainings = finished(trainings, "run", &directory)?;
-        let bench = finished(export_and_measure(&job, path, &networks, terminal)?, "run", &directory)?;
-        let summary = summary(&job, &search, &networks, &trainings, &bench)?;
+        let trainings = finished(job.train(&networks, terminal)?, "run", &directory)?;
+        let backbone = untrained_backbone(&job, path);
+        let bench = export_and_measure(&job, path, &networks, &backbone, terminal)?;
+        let bench = finished(bench, "run", &directory)?;
+        let trainings = trainings.into_iter().chain([TrainingFile::default()]);
+        let networks: Vec<_> = networks.into_iter().chain([backbone]).zip(trainings).collect();
+        let summary = summary(&job, &search, &networks, &bench)?;
         write_json(&path.join(SUMMARY), &summary)?;
         if self.json {
             return super::print_json(&summary);
@@ -168,52 +171,34 @@ impl Train {
             None => self.place.open()?,
         };
         let path = directory.path();
-        let architecture = job.found(path)?;
-        let file = finished(job.train("network", &architecture, path, &mut Terminal::new()?)?, "train", &directory)?;
+        let network = Network { name: "network", architecture: job.found(path)?, directory: path.into() };
+        let files = finished(job.train(&[network], &mut Terminal::new()?)?, "train", &directory)?;
         if self.json {
-            return super::print_json(&file);
+            return super::print_json(&files[0]);
         }
         let mut text = String::new();
-        for run in &file.runs {
+        for run in &files[0].runs {
             text += &format!("seed {}: test accuracy {:.2} %, loss {:.4}\n", run.seed, run.accuracy * 100.0, run.loss);
         }
         super::print(&format!("{text}results in {}\n", path.display()))
     }
 }
 
-/// A network of the comparison.
-struct Network {
-    name: &'static str,
-    architecture: Architecture,
-    /// Where its files go: the run directory itself for the found one.
-    directory: PathBuf,
-    is_trained: bool,
-}
-
+/// The networks that are compared after training.
 fn networks(job: &Job, path: &Path, search: &SearchFile) -> anyhow::Result<Vec<Network>> {
     let space = job.blueprint.space();
-    let below = |name, architecture, is_trained| Network { name, architecture, directory: path.join(name), is_trained };
+    let below = |name, architecture| Network { name, architecture, directory: path.join(name) };
     Ok(vec![
-        below("uniform-channel", baselines::uniform_channel(space, &job.projection()?)?, true),
-        below("uniform-joint", space.check(&search.uniform_joint)?, true),
-        Network { directory: path.into(), ..below("found", job.found(path)?, true) },
-        below("backbone", space.base(), false),
+        below("uniform-channel", baselines::uniform_channel(space, &job.projection()?)?),
+        below("uniform-joint", space.check(&search.uniform_joint)?),
+        Network { directory: path.into(), ..below("found", job.found(path)?) },
     ])
 }
 
-/// Trains every network that is to be; nothing, if interrupted.
-fn train_all(job: &Job, networks: &[Network], terminal: &mut Terminal) -> anyhow::Result<Option<Vec<TrainingFile>>> {
-    let mut trainings = Vec::new();
-    for network in networks {
-        trainings.push(match network.is_trained {
-            true => match job.train(network.name, &network.architecture, &network.directory, terminal)? {
-                Some(file) => file,
-                None => return Ok(None),
-            },
-            false => TrainingFile::default(),
-        });
-    }
-    Ok(Some(trainings))
+/// The backbone at full size, of which only the cost and the latency are compared.
+fn untrained_backbone(job: &Job, path: &Path) -> Network {
+    let name = "backbone";
+    Network { name, architecture: job.blueprint.space().base(), directory: path.join(name) }
 }
 
 /// Exports and verifies every network, and measures the files in turn; nothing, if interrupted.
@@ -221,28 +206,26 @@ fn export_and_measure(
     job: &Job,
     path: &Path,
     networks: &[Network],
+    backbone: &Network,
     terminal: &mut Terminal,
 ) -> anyhow::Result<Option<BenchFile>> {
+    let total = networks.len() + 1;
     for (index, network) in networks.iter().enumerate() {
         if terminal.interrupted() {
             return Ok(None);
         }
-        if network.is_trained {
-            job.export_directory(&network.directory, None)?;
-        } else {
-            let (architecture, model) = job.untrained_backbone()?;
-            std::fs::create_dir_all(&network.directory)?;
-            job.export(&architecture, &model, &network.directory.join(MODEL))?;
-        }
-        let (done, total) = (index + 1, networks.len());
-        terminal.progress(Progress { phase: "export", done, total, message: "verified".into() });
+        job.export_directory(&network.directory, None)?;
+        terminal.progress(Progress { phase: "export", done: index + 1, total, message: "verified".into() });
     }
+    std::fs::create_dir_all(&backbone.directory).with_context(|| backbone.directory.display().to_string())?;
+    job.export_untrained(&backbone.architecture, &backbone.directory.join(MODEL))?;
+    terminal.progress(Progress { phase: "export", done: total, total, message: "verified".into() });
     let options = BenchOptions {
         threads: job.config.bench.threads,
         measure: Amount::Time(Duration::from_secs_f64(job.config.bench.seconds)),
         ..BenchOptions::default()
     };
-    let files: Vec<PathBuf> = networks.iter().map(|network| network.directory.join(MODEL)).collect();
+    let files: Vec<PathBuf> = networks.iter().chain([backbone]).map(|network| network.directory.join(MODEL)).collect();
     let runtimes = available();
     let mut reports: Vec<BenchReport> = Vec::new();
     for (index, &runtime) in runtimes.iter().enumerate() {
@@ -268,13 +251,12 @@ fn export_and_measure(
 fn summary(
     job: &Job,
     search: &SearchFile,
-    networks: &[Network],
-    trainings: &[TrainingFile],
+    networks: &[(Network, TrainingFile)],
     bench: &BenchFile,
 ) -> anyhow::Result<Summary> {
     let seeds: Vec<u64> = job.config.training_seeds().collect();
     let mut rows = Vec::new();
-    for (network, training) in networks.iter().zip(trainings) {
+    for (network, training) in networks {
         let cost = job.blueprint.cost().cost(&network.architecture)?;
         let Some(report) = report_of(bench, network.name, RUNTIME) else {
             bail!("bench.json: expected a report of {} on {RUNTIME}, found none", network.name)

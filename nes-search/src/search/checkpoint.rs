@@ -16,7 +16,7 @@ use elastic_layers::ArchitectureFile;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::SearchSettings;
+use super::{SearchSettings, Trial};
 use crate::data::EpochSampler;
 use crate::params::ArchParams;
 
@@ -81,6 +81,8 @@ pub(super) struct Position {
     pub uniform_joint: Option<ArchitectureFile>,
     /// Where H started, if that was found by the search.
     pub start: Option<ArchitectureFile>,
+    /// Trials so far.
+    pub trials: Vec<Trial>,
     /// Running mean of the training loss.
     pub training_loss: f64,
     pub images: u64,
@@ -99,7 +101,7 @@ struct StateFile {
 }
 
 const FORMAT: &str = "nes-search/checkpoint";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const STATE: &str = "state.json";
 const SUPERNET: &str = "supernet.bpk";
 const WEIGHT_OPTIMIZER: &str = "weight-optimizer.bpk";

@@ -4,6 +4,7 @@ mod checkpoint;
 mod history;
 mod scoring;
 mod settings;
+mod trials;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,6 +13,7 @@ use burn::tensor::Device;
 use elastic_layers::{Architecture, ArchitectureError, Backbone, CostError, DimKind, Macs, SpaceError};
 use ndarray::{Array1, Array2};
 use rand::RngExt;
+use rand::seq::IndexedRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{EpochSampler, ImageSet, Normalization, batch, batches};
@@ -28,6 +30,7 @@ pub use history::Iteration;
 use scoring::Scorer;
 use settings::Step;
 pub use settings::{Constraint, SearchSettings, Start};
+pub use trials::{Trial, Trials};
 
 /// Spread of the factors on channel numbers in the warm-up, as a logarithm.
 const WARMUP_SPREAD: f64 = 0.25;
@@ -127,6 +130,8 @@ pub struct Found {
     pub architecture: Architecture,
     /// The best uniform rescaling of channels and resolution, by the shared weights' evaluation loss.
     pub uniform_joint: Architecture,
+    /// What decided where H started and what was found, in the order of the trials.
+    pub trials: Vec<Trial>,
     /// What the search took.
     pub cost: SearchCost,
 }
@@ -178,6 +183,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
                 perturbations: stream(seed, Stream::Perturbations),
                 uniform_joint: None,
                 start: None,
+                trials: Vec::new(),
                 training_loss: f64::from(u16::try_from(train.class_count()).unwrap_or(u16::MAX)).ln(),
                 images: 0,
                 evaluations: 0,
@@ -213,7 +219,11 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     ///
     /// # Errors
     /// If a file cannot be written, or no architecture can be compared with another.
-    pub fn run(&mut self, directory: Option<&Path>, observer: &mut dyn Observer) -> Result<Option<Found>, SearchError> {
+    pub fn run(
+        &mut self,
+        directory: Option<&Path>,
+        observer: &mut (dyn Observer + Send),
+    ) -> Result<Option<Found>, SearchError> {
         let records = self.settings.nes_iterations_before(self.state.position.step);
         let mut history = directory.map(|directory| History::open(directory, records)).transpose()?;
         let mut clock = Instant::now();
@@ -235,9 +245,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
                 return Ok(None);
             }
             if step == self.settings.warmup_steps && self.settings.start == Start::Uniform {
-                // The shared weights are as good at one rescaling as at another, this once.
-                self.find_uniform_joint()?;
-                let start = self.best_of(baselines::uniform_all(self.task.blueprint.space(), &self.projection)?)?;
+                let Some(start) = self.find_start(observer)? else { return Ok(None) };
                 self.state.params = self.state.params.clone().with_values(&start.params());
                 self.state.position.start = Some(start.to_file());
             }
@@ -258,10 +266,16 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
                 (self.work_before(self.state.position.step), self.work_before(self.settings.total_steps()));
             observer.progress(Progress { phase: "search", done, total, message });
         }
-        let (architecture, uniform_joint) = self.conclude()?;
+        if let Some(directory) = directory {
+            self.state.position.seconds += clock.elapsed().as_secs_f64();
+            clock = Instant::now();
+            self.state.save(&self.identity, directory)?;
+        }
+        let Some((architecture, uniform_joint)) = self.conclude(observer)? else { return Ok(None) };
+        let trials = self.state.position.trials.clone();
         let Position { images, evaluations, seconds, .. } = self.state.position;
         let cost = SearchCost { images, evaluations, seconds: seconds + clock.elapsed().as_secs_f64() };
-        Ok(Some(Found { architecture, uniform_joint, cost }))
+        Ok(Some(Found { architecture, uniform_joint, trials, cost }))
     }
 
     /// Work in the steps before a position, in forward passes of one image; a training step takes three.
@@ -414,21 +428,46 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         Ok(best)
     }
 
-    /// The final architecture: that of H on the budget, or where H started, if the shared weights do better there.
-    fn conclude(&mut self) -> Result<(Architecture, Architecture), SearchError> {
+    /// The best uniform rescaling of channels, resolution and depth; nothing, if interrupted.
+    fn find_start(&mut self, observer: &mut (dyn Observer + Send)) -> Result<Option<Architecture>, SearchError> {
+        // The shared weights are as good at one rescaling as at another, this once.
+        let uniform_joint = self.find_uniform_joint()?;
+        let mut candidates = baselines::uniform_all(self.task.blueprint.space(), &self.projection)?;
+        if self.settings.trials.candidates == 0 {
+            return Ok(Some(self.best_of(candidates)?));
+        }
+        candidates.retain(|candidate| *candidate != uniform_joint);
+        let drawn = self.settings.trials.candidates - 1;
+        let mut candidates: Vec<_> = candidates.sample(&mut self.state.position.views, drawn).cloned().collect();
+        candidates.push(uniform_joint);
+        self.best_by_trials(candidates, observer)
+    }
+
+    /// The final architecture, of that of H on the budget, that where H started, and the best uniform rescaling of
+    /// channels and resolution, which comes with it; nothing, if interrupted.
+    fn conclude(
+        &mut self,
+        observer: &mut (dyn Observer + Send),
+    ) -> Result<Option<(Architecture, Architecture)>, SearchError> {
+        let blueprint = self.task.blueprint;
         let uniform_joint = self.find_uniform_joint()?;
         let mut finalists = vec![self.projection.architecture(&self.params())?];
         if let Some(file) = &self.state.position.start {
-            let start = self.task.blueprint.space().check(file)?;
-            let share = self.task.blueprint.cost().cost(&start)?.macs.ratio(self.task.budget);
-            if share >= LEAST_SHARE && start != finalists[0] {
-                finalists.push(start);
+            for other in [blueprint.space().check(file)?, uniform_joint.clone()] {
+                let share = blueprint.cost().cost(&other)?.macs.ratio(self.task.budget);
+                if share >= LEAST_SHARE && !finalists.contains(&other) {
+                    finalists.push(other);
+                }
             }
         }
-        let found = self.best_of(finalists)?;
-        let share = self.task.blueprint.cost().cost(&found)?.macs.ratio(self.task.budget);
+        let found = match self.settings.trials.candidates {
+            0 => Some(self.best_of(finalists)?),
+            _ => self.best_by_trials(finalists, observer)?,
+        };
+        let Some(found) = found else { return Ok(None) };
+        let share = blueprint.cost().cost(&found)?.macs.ratio(self.task.budget);
         assert!((LEAST_SHARE..=1.0).contains(&share), "a projected architecture takes {share} of the budget");
-        Ok((found, uniform_joint))
+        Ok(Some((found, uniform_joint)))
     }
 }
 

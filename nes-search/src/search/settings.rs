@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::trials::Trials;
 use crate::budget::Penalty;
 use crate::estimator::{Estimator, Sampling};
 use crate::settings::{SettingsError, check};
@@ -13,7 +14,8 @@ use crate::train::SgdSettings;
 pub enum Start {
     /// At the backbone (the paper).
     Base,
-    /// At the best uniform rescaling of channels, resolution and depth, by the shared weights' loss after the warm-up.
+    /// At the best uniform rescaling of channels, resolution and depth, after the warm-up: by [`Trials`] of some of
+    /// them, drawn at random; by the shared weights' loss, if there are no trials.
     Uniform,
 }
 
@@ -42,6 +44,8 @@ pub struct SearchSettings {
     pub nes_iterations: usize,
     /// Where H starts.
     pub start: Start,
+    /// Short trainings from scratch, which decide where H starts (with [`Start::Uniform`]) and what is found.
+    pub trials: Trials,
     /// sigma of the first NES iteration, in steps of the dimensions; it falls linearly to `sigma_floor`.
     pub sigma: f64,
     /// sigma after the last NES iteration.
@@ -80,6 +84,7 @@ impl SearchSettings {
         check("search.outer_iterations", self.outer_iterations, 1..=1_000_000)?;
         check("search.weight_steps", self.weight_steps, 0..=10_000_000)?;
         check("search.nes_iterations", self.nes_iterations, 1..=10_000)?;
+        self.trials.check()?;
         check("search.sigma", self.sigma, 1e-3..=1e3)?;
         check("search.sigma_floor", self.sigma_floor, 0.0..=self.sigma)?;
         check("search.learning_rate", self.learning_rate, 0.0..=1e3)?;
