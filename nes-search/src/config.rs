@@ -176,7 +176,7 @@ fn laptop() -> Config {
             weight_steps: 100,
             nes_iterations: 4,
             start: Start::Uniform,
-            trials: Trials { candidates: 16, epochs: 12 },
+            trials: Trials { candidates: 9, epochs: 20 },
             sigma: 1.5,
             sigma_floor: 0.5,
             learning_rate: 1.5,
@@ -187,7 +187,7 @@ fn laptop() -> Config {
             constraint: Constraint::Projection,
             sgd: sgd(),
         },
-        train: TrainSettings { epochs: 30, sgd: sgd(), average_decay: 0.99, recalibration_batches: 16 },
+        train: TrainSettings { epochs: 20, sgd: sgd(), average_decay: 0.99, recalibration_batches: 16 },
         bench: BenchSettings { seconds: 2.0, threads: 1 },
     }
 }
@@ -267,10 +267,12 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.constraint.penalty.rho" => "Weight of the penalty.",
         "search.constraint.penalty.phi" => "\"square\", \"absolute\" or \"positive\".",
         "search.trials" => {
-            "\n# Short trainings from scratch, which decide where H starts and what is found, by successive halving."
+            "\n# Short trainings from scratch, which decide where H starts and what is found: a third is left after each round."
         }
         "search.trials.candidates" => "Uniform rescalings in the first round; with 0, the shared weights decide.",
-        "search.trials.epochs" => "Passes over the training images in the last round; half as many in the one before.",
+        "search.trials.epochs" => {
+            "Passes over the training images in the last round; a third as many in the one before."
+        }
         "search.estimator" => "\n# The estimator of the NES gradient (equations 6 and 7).",
         "search.estimator.samples" => "M: candidates in each NES iteration.",
         "search.estimator.sampling" => "\"independent\" (the paper) or \"antithetic\" (pairs of opposite directions).",

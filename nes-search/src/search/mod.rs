@@ -13,7 +13,6 @@ use burn::tensor::Device;
 use elastic_layers::{Architecture, ArchitectureError, Backbone, CostError, DimKind, Macs, SpaceError};
 use ndarray::{Array1, Array2};
 use rand::RngExt;
-use rand::seq::IndexedRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{EpochSampler, ImageSet, Normalization, batch, batches};
@@ -437,10 +436,11 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
             return Ok(Some(self.best_of(candidates)?));
         }
         candidates.retain(|candidate| *candidate != uniform_joint);
-        let drawn = self.settings.trials.candidates - 1;
-        let mut candidates: Vec<_> = candidates.sample(&mut self.state.position.views, drawn).cloned().collect();
-        candidates.push(uniform_joint);
-        self.best_by_trials(candidates, observer)
+        // Neighbours are alike: from a random place in the list on, at equal distances.
+        let (all, drawn) = (candidates.len(), (self.settings.trials.candidates - 1).min(candidates.len()));
+        candidates.rotate_left(self.state.position.views.random_range(0..all.max(1)));
+        let spread = (0..drawn).map(|place| candidates[place * all / drawn].clone());
+        self.best_by_trials(spread.chain([uniform_joint]).collect(), observer)
     }
 
     /// The final architecture, of that of H on the budget, that where H started, and the best uniform rescaling of

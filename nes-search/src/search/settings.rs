@@ -15,7 +15,7 @@ pub enum Start {
     /// At the backbone (the paper).
     Base,
     /// At the best uniform rescaling of channels, resolution and depth, after the warm-up: by [`Trials`] of some of
-    /// them, drawn at random; by the shared weights' loss, if there are no trials.
+    /// them; by the shared weights' loss, if there are no trials.
     Uniform,
 }
 

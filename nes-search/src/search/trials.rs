@@ -12,16 +12,19 @@ use crate::settings::{SettingsError, check};
 use crate::train::{TrainSettings, Trained};
 use crate::trainings::{Trainer, Training};
 
-/// Successive halving ([Jamieson and Talwalkar, 2016](https://arxiv.org/abs/1502.07943)) by trainings from scratch.
+/// Successive halving ([Jamieson and Talwalkar, 2016](https://arxiv.org/abs/1502.07943)) by trainings from scratch, with
+/// a third of the architectures left after each round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trials {
     /// Architectures in the first round; with 0 there are no trials, and the shared weights decide.
     pub candidates: usize,
-    /// Passes over the training images in the last round, in which two are left; half as many in the one before, and
-    /// so on.
+    /// Passes over the training images in the last round; a third as many in the one before, and so on.
     pub epochs: usize,
 }
+
+/// Architectures of a round for each one of the next, as Hyperband has it.
+const CUT: usize = 3;
 
 /// What one trial came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,15 +53,18 @@ impl<M: Backbone + 'static> Search<'_, M> {
         mut architectures: Vec<Architecture>,
         observer: &mut (dyn Observer + Send),
     ) -> Result<Option<Architecture>, SearchError> {
-        let rounds = architectures.len().max(1).next_power_of_two().ilog2();
+        let rounds = (0..).find(|&rounds| CUT.pow(rounds) >= architectures.len()).unwrap_or_default();
         for round in 0..rounds {
-            let epochs = (self.settings.trials.epochs >> (rounds - 1 - round)).max(1);
+            let epochs = (self.settings.trials.epochs / CUT.pow(rounds - 1 - round)).max(1);
             let phase = format!("trials, round {} of {rounds}", round + 1);
             let Some(losses) = self.trial(&architectures, epochs, &phase, observer)? else { return Ok(None) };
             let mut ranked: Vec<(f64, Architecture)> = losses.into_iter().zip(architectures).collect();
             // What is not a number is last, whatever its sign.
             ranked.sort_by(|(one, _), (other, _)| one.abs().total_cmp(&other.abs()));
-            ranked.truncate(ranked.len().div_ceil(2));
+            if !ranked[0].0.is_finite() {
+                return Err(SearchError::Diverged);
+            }
+            ranked.truncate(ranked.len().div_ceil(CUT));
             architectures = ranked.into_iter().map(|(_, architecture)| architecture).collect();
         }
         Ok(architectures.into_iter().next())
