@@ -88,7 +88,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         weight_steps: 10,
         nes_iterations: 2,
         start: Start::Uniform,
-        trials: Trials { candidates: 4, epochs: 2 },
+        trials: Trials { candidates: 4, epochs: 2, seeds: 1 },
         evaluation_batch: 100,
         estimator: Estimator::antithetic(6),
         constraint: Constraint::Projection,

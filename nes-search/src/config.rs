@@ -176,7 +176,7 @@ fn laptop() -> Config {
             weight_steps: 100,
             nes_iterations: 4,
             start: Start::Uniform,
-            trials: Trials { candidates: 9, epochs: 20 },
+            trials: Trials { candidates: 9, epochs: 20, seeds: 2 },
             sigma: 1.5,
             sigma_floor: 0.5,
             learning_rate: 1.5,
@@ -202,7 +202,7 @@ fn paper() -> Config {
             weight_steps: 2000,
             nes_iterations: 20,
             start: Start::Base,
-            trials: Trials { candidates: 0, epochs: 1 },
+            trials: Trials { candidates: 0, epochs: 1, seeds: 1 },
             sigma: 1.25,
             sigma_floor: 0.0,
             learning_rate: 5.0,
@@ -227,7 +227,7 @@ fn smoke() -> Config {
             weight_steps: 4,
             nes_iterations: 1,
             evaluation_batch: 50,
-            trials: Trials { candidates: 2, epochs: 1 },
+            trials: Trials { candidates: 2, epochs: 1, seeds: 1 },
             estimator: Estimator::antithetic(4),
             sgd: SgdSettings { batch_size: 16, ..sgd() },
             ..laptop.search
@@ -273,6 +273,7 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.trials.epochs" => {
             "Passes over the training images in the last round; a third as many in the one before."
         }
+        "search.trials.seeds" => "Trainings of each architecture in the last round; one in the rounds before.",
         "search.estimator" => "\n# The estimator of the NES gradient (equations 6 and 7).",
         "search.estimator.samples" => "M: candidates in each NES iteration.",
         "search.estimator.sampling" => "\"independent\" (the paper) or \"antithetic\" (pairs of opposite directions).",

@@ -20,6 +20,8 @@ pub enum Stream {
     Perturbations = 6,
     /// Initial weights.
     Weights = 7,
+    /// Short trainings from scratch in the search.
+    Trials = 8,
 }
 
 /// The generator of one stream of a seed.
