@@ -146,9 +146,21 @@ impl ElasticBatchNorm {
         [active(&self.gamma, [self.active]), active(&self.beta, [self.active])]
     }
 
-    /// The running statistics, cropped and on their own.
-    fn own_state(&self, state: &RunningState<Tensor<1>>, features: usize) -> RunningState<Tensor<1>> {
-        RunningState::with_id(ParamId::new(), detached(crop(state.value_sync(), [features])))
+    /// Running mean and variance of so many features, on their own. A feature that has none yet gets Burn's initial
+    /// ones: a view that was recalibrated at one size can be selected at a larger one.
+    fn own_statistics(&self, features: usize) -> [RunningState<Tensor<1>>; 2] {
+        [(&self.running_mean, 0.0), (&self.running_var, 1.0)].map(|(state, initial)| {
+            let known = state.value_sync();
+            let [len] = known.dims();
+            let sized = match features.checked_sub(len) {
+                None | Some(0) => crop(known, [features]),
+                Some(missing) => {
+                    let rest = Tensor::full([missing], initial, &known.device());
+                    Tensor::cat(vec![known, rest], 0)
+                }
+            };
+            RunningState::with_id(ParamId::new(), detached(sized))
+        })
     }
 }
 
@@ -160,37 +172,32 @@ impl Elastic for ElasticBatchNorm {
             }
             Adaptation::Materialize(architecture) => {
                 let features = self.features.at(architecture);
+                let [running_mean, running_var] = self.own_statistics(features);
                 Self {
                     gamma: materialize(&self.gamma, [features]),
                     beta: materialize(&self.beta, [features]),
-                    running_mean: self.own_state(&self.running_mean, features),
-                    running_var: self.own_state(&self.running_var, features),
+                    running_mean,
+                    running_var,
                     features: Size::Fixed(features),
                     active: features,
                     statistics: Statistics::Running,
                     ..self.clone()
                 }
             }
-            Adaptation::Statistics(statistics @ Statistics::Calibrate { .. }) => Self {
-                running_mean: self.own_state(&self.running_mean, self.active),
-                running_var: self.own_state(&self.running_var, self.active),
-                statistics: *statistics,
-                ..self.clone()
-            },
+            Adaptation::Statistics(statistics @ Statistics::Calibrate { .. }) => {
+                let [running_mean, running_var] = self.own_statistics(self.active);
+                Self { running_mean, running_var, statistics: *statistics, ..self.clone() }
+            }
             Adaptation::Statistics(statistics) => {
                 if matches!(self.statistics, Statistics::Calibrate { .. }) {
                     // Burn holds an update back until a synchronised read, which inference and saving are not.
                     let _ = (self.running_mean.value_sync(), self.running_var.value_sync());
                 }
                 let changed = Self { statistics: *statistics, ..self.clone() };
-                let is_narrow = self.running_mean.value().dims() != [self.active];
-                if *statistics == Statistics::Running && is_narrow {
+                if *statistics == Statistics::Running && self.running_mean.value().dims() != [self.active] {
                     // The statistics are shared with the supernet, which training a view would leave with fewer.
-                    return Self {
-                        running_mean: self.own_state(&self.running_mean, self.active),
-                        running_var: self.own_state(&self.running_var, self.active),
-                        ..changed
-                    };
+                    let [running_mean, running_var] = self.own_statistics(self.active);
+                    return Self { running_mean, running_var, ..changed };
                 }
                 changed
             }
