@@ -116,14 +116,13 @@ fn costs_are_those_of_a_count_by_hand() {
             macs += weight * outputs * size * size;
             parameters += weight * outputs + 2 * outputs;
         };
-        // Padding of 1 and a kernel of 3: stride 2 halves, upwards.
-        let mut size = at("resolution").div_ceil(2);
+        let mut size = at("resolution");
         conv_norm(9 * IMAGE[0] as u64, at("stem"), size);
         let mut input = at("stem");
         // Of the 10 layers at most, 4 blocks are repeated; the last are dropped first.
         let kept = at("depth") - 6;
         let mut repeated = 0;
-        for (stage, (blocks, stride)) in [(1, 1), (2, 1), (3, 2), (2, 1)].into_iter().enumerate() {
+        for (stage, (blocks, stride)) in [(1, 1), (2, 2), (3, 2), (2, 1)].into_iter().enumerate() {
             let output = at(&format!("stage{}", stage + 1));
             for block in 0..blocks {
                 if block > 0 {
@@ -137,6 +136,7 @@ fn costs_are_those_of_a_count_by_hand() {
                     conv_norm(input, middle, size);
                 }
                 if block == 0 && stride == 2 {
+                    // Padding of 1 and a kernel of 3: stride 2 halves, upwards.
                     size = size.div_ceil(2);
                 }
                 conv_norm(9, middle, size);
