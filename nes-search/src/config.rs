@@ -247,7 +247,7 @@ fn comment(name: &str) -> Option<&'static str> {
         "seeds" => "Trainings of each network, under consecutive seeds.",
         "threads" => "Threads that Burn computes with; without it, as many as there are cores.",
         "evaluation_per_class" => "Training images of each class that architectures are compared on in the search.",
-        "search" => "\n# The search (Algorithm 1 of the paper).",
+        "search" => "The search (Algorithm 1 of the paper).",
         "search.warmup_steps" => "Weight steps before the first NES iteration, on random views at the budget.",
         "search.outer_iterations" => "K: outer iterations.",
         "search.weight_steps" => "N: weight steps in each outer iteration, on views drawn around H.",
@@ -263,29 +263,29 @@ fn comment(name: &str) -> Option<&'static str> {
             "How the search keeps to the budget: \"projection\" moves candidates onto it; or a table \
              penalty = { rho = 1.0, phi = \"square\" } (or \"absolute\", \"positive\")."
         }
-        "search.constraint.penalty" => "\n# Equation 2: rho * phi(R / R_t - 1) is added to the loss.",
+        "search.constraint.penalty" => "Equation 2: rho * phi(R / R_t - 1) is added to the loss.",
         "search.constraint.penalty.rho" => "Weight of the penalty.",
         "search.constraint.penalty.phi" => "\"square\", \"absolute\" or \"positive\".",
         "search.trials" => {
-            "\n# Short trainings from scratch, which decide where H starts and what is found: a third is left after each round."
+            "Short trainings from scratch, which decide where H starts and what is found: a third is left after each round."
         }
         "search.trials.candidates" => "Uniform rescalings in the first round; with 0, the shared weights decide.",
         "search.trials.epochs" => {
             "Passes over the training images in the last round; a third as many in the one before."
         }
         "search.trials.seeds" => "Trainings of each architecture in the last round; one in the rounds before.",
-        "search.estimator" => "\n# The estimator of the NES gradient (equations 6 and 7).",
+        "search.estimator" => "The estimator of the NES gradient (equations 6 and 7).",
         "search.estimator.samples" => "M: candidates in each NES iteration.",
         "search.estimator.sampling" => "\"independent\" (the paper) or \"antithetic\" (pairs of opposite directions).",
         "search.estimator.shaping" => "\"difference\" to the loss at H (equation 6) or \"standardized\" losses.",
-        "search.sgd" => "\n# How the shared weights are trained.",
-        "search.sgd.augment" | "train.sgd.augment" => "\n# Random changes to training images.",
-        "train" => "\n# Training of a network from scratch.",
+        "search.sgd" => "How the shared weights are trained.",
+        "search.sgd.augment" | "train.sgd.augment" => "Random changes to training images.",
+        "train" => "Training of a network from scratch.",
         "train.epochs" => "Passes over the training images.",
         "train.average_decay" => "Decay of the running average of weights that is kept in the end; 0 keeps the last.",
         "train.recalibration_batches" => "Batches that batch-norm statistics are taken from in the end.",
-        "train.sgd" => "\n# Its optimizer.",
-        "bench" => "\n# Measurement of the exported files.",
+        "train.sgd" => "Its optimizer.",
+        "bench" => "Measurement of the exported files.",
         "bench.seconds" => "Seconds for each file and runtime.",
         "bench.threads" => "Threads that a runtime computes with.",
         _ => match name.split_once("sgd.").map(|(_, field)| field)? {
