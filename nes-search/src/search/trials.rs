@@ -115,7 +115,9 @@ impl<M: Backbone + 'static> Search<'_, M> {
         let results = Mutex::new(vec![(f64::NAN, 0); trainings.len()]);
         let done = |index: usize, trained: Trained<M>| {
             let batch = self.settings.evaluation_batch;
-            let result = evaluate(&trained.model, task.evaluation, task.normalization, batch, &task.devices[0]);
+            // Where it was trained, which need not be the first device.
+            let device = trained.model.devices().first().cloned().unwrap_or_default();
+            let result = evaluate(&trained.model, task.evaluation, task.normalization, batch, &device);
             results.lock().unwrap_or_else(PoisonError::into_inner)[index] = (result.loss, trained.images);
             Ok::<_, SearchError>(())
         };
