@@ -176,7 +176,7 @@ fn laptop() -> Config {
             weight_steps: 100,
             nes_iterations: 4,
             start: Start::Uniform,
-            trials: Trials { candidates: 9, epochs: 20, seeds: 2 },
+            trials: Trials { candidates: 24, epochs: 10, seeds: 3 },
             sigma: 1.5,
             sigma_floor: 0.5,
             learning_rate: 1.5,
@@ -267,13 +267,12 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.constraint.penalty.rho" => "Weight of the penalty.",
         "search.constraint.penalty.phi" => "\"square\", \"absolute\" or \"positive\".",
         "search.trials" => {
-            "Short trainings from scratch, which decide where H starts and what is found: a third is left after each round."
+            "Short trainings from scratch, which decide where H starts, correct the losses of candidates, and choose \
+             between the start and what NES made of it."
         }
-        "search.trials.candidates" => "Uniform rescalings in the first round; with 0, the shared weights decide.",
-        "search.trials.epochs" => {
-            "Passes over the training images in the last round; a third as many in the one before."
-        }
-        "search.trials.seeds" => "Trainings of each architecture in the last round; one in the rounds before.",
+        "search.trials.candidates" => "Uniform rescalings that are trained; with 0, the shared weights decide.",
+        "search.trials.epochs" => "Passes over the training images.",
+        "search.trials.seeds" => "Trainings of each of the last two architectures.",
         "search.estimator" => "The estimator of the NES gradient (equations 6 and 7).",
         "search.estimator.samples" => "M: candidates in each NES iteration.",
         "search.estimator.sampling" => "\"independent\" (the paper) or \"antithetic\" (pairs of opposite directions).",

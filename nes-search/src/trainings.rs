@@ -8,6 +8,7 @@ use std::thread;
 
 use burn::tensor::Device;
 use elastic_layers::{Architecture, Backbone, SpaceError};
+use rayon::ThreadPoolBuilder;
 
 use crate::Blueprint;
 use crate::data::{ImageSet, Normalization};
@@ -71,9 +72,18 @@ impl<M: Backbone + 'static> Trainer<'_, M> {
             }
             Ok(())
         };
-        let work = |device| work(device).inspect_err(|_| stop.store(true, Ordering::Relaxed));
+        let workers = self.devices.len().min(trainings.len()).max(1);
+        let threads = (rayon::current_num_threads() / workers).max(1);
+        let work = |device| {
+            let work = || work(device).inspect_err(|_| stop.store(true, Ordering::Relaxed));
+            // Threads of its own: small networks would spend their time handing work to those of others.
+            match ThreadPoolBuilder::new().num_threads(threads).build() {
+                Ok(pool) if workers > 1 => pool.install(work),
+                _ => work(),
+            }
+        };
         thread::scope(|scope| {
-            let devices = self.devices.iter().take(trainings.len());
+            let devices = self.devices.iter().take(workers);
             let workers: Vec<_> = devices.map(|device| scope.spawn(move || work(device))).collect();
             let results: Vec<_> = workers.into_iter().map(thread::ScopedJoinHandle::join).collect();
             results.into_iter().try_for_each(|result| result.unwrap_or_else(|panic| resume_unwind(panic)))

@@ -108,14 +108,14 @@ fn a_search_that_was_interrupted_anywhere_ends_as_if_it_had_not_been() {
     assert_eq!(records.iter().map(|record| record.iteration).collect::<Vec<_>>(), [1, 2, 3, 4]);
     let mut steps = StopBefore { step: usize::MAX, seen: 0 };
     assert_same(&setting.search(&settings(), 8).run(None, &mut steps).unwrap().expect("not interrupted"), &expected);
-    // Ten steps with 80 images in batches of 8: four candidates for an epoch, of which two are left for three.
-    let trials = 100;
+    // Three epochs of ten steps, with 80 images in batches of 8, for each of four rescalings.
+    let trials = 120;
     let in_the_end = steps.seen - (3 + trials + 8);
     assert!([30, 60].contains(&in_the_end), "one or two finalists are new: {in_the_end} steps");
     // In the warm-up, in the trials that H starts with, amid the weights, before, between and after NES iterations, in
     // the trials of finalists.
     let after = 3 + trials;
-    for step in [0, 2, 3, 20, 45, after, after + 1, after + 3, after + 5, after + 7, after + 8, after + 9, after + 27] {
+    for step in [0, 2, 3, 20, 75, after, after + 1, after + 3, after + 5, after + 7, after + 8, after + 9, after + 27] {
         let parts = tempdir().unwrap();
         let mut first = setting.search(&settings(), 8);
         let stopped = first.run(Some(parts.path()), &mut StopBefore { step, seen: 0 }).unwrap();
@@ -136,7 +136,7 @@ fn records_after_the_checkpoint_are_written_again() {
     let directory = tempdir().unwrap();
     let path = directory.path();
     // The last checkpoint is the one before the second outer iteration, as after a power cut later on.
-    let stop = &mut StopBefore { step: 3 + 100 + 4, seen: 0 };
+    let stop = &mut StopBefore { step: 3 + 120 + 4, seen: 0 };
     assert!(setting.search(&settings(), 5).run(Some(path), stop).unwrap().is_none());
     let unfinished = history(path);
     let whole = {

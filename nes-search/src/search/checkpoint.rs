@@ -16,6 +16,7 @@ use elastic_layers::ArchitectureFile;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::surface::Surface;
 use super::{SearchSettings, Trial};
 use crate::data::EpochSampler;
 use crate::params::ArchParams;
@@ -83,6 +84,8 @@ pub(super) struct Position {
     pub start: Option<ArchitectureFile>,
     /// Trials so far.
     pub trials: Vec<Trial>,
+    /// What the trials correct the shared weights' losses by, in this outer iteration.
+    pub correction: Option<Surface>,
     /// Running mean of the training loss.
     pub training_loss: f64,
     pub images: u64,
@@ -101,7 +104,7 @@ struct StateFile {
 }
 
 const FORMAT: &str = "nes-search/checkpoint";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const STATE: &str = "state.json";
 const SUPERNET: &str = "supernet.bpk";
 const WEIGHT_OPTIMIZER: &str = "weight-optimizer.bpk";

@@ -4,6 +4,7 @@ mod checkpoint;
 mod history;
 mod scoring;
 mod settings;
+mod surface;
 mod trials;
 
 use std::path::{Path, PathBuf};
@@ -183,6 +184,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
                 uniform_joint: None,
                 start: None,
                 trials: Vec::new(),
+                correction: None,
                 training_loss: f64::from(u16::try_from(train.class_count()).unwrap_or(u16::MAX)).ln(),
                 images: 0,
                 evaluations: 0,
@@ -351,8 +353,16 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         };
         candidates.push(centre.clone());
         let indices = self.state.position.evaluation_order.next_batch(self.settings.evaluation_batch).to_vec();
+        if iteration.is_multiple_of(self.settings.nes_iterations) {
+            self.state.position.correction = self.trial_correction(&indices)?;
+        }
         let mut losses = self.score(&candidates, &[indices]);
         let loss = losses[estimator.samples];
+        if let Some(correction) = &self.state.position.correction {
+            for (loss, candidate) in losses.iter_mut().zip(&candidates) {
+                *loss += correction.at(blueprint.space(), candidate);
+            }
+        }
         if let Constraint::Penalty(penalty) = self.settings.constraint {
             for (loss, candidate) in losses.iter_mut().zip(&candidates) {
                 *loss += penalty.at(blueprint.cost().cost(candidate)?.macs, self.task.budget);
@@ -411,8 +421,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     fn best_of(&mut self, mut architectures: Vec<Architecture>) -> Result<Architecture, SearchError> {
         let batches: Vec<_> = batches(self.task.evaluation, self.settings.evaluation_batch).collect();
         let losses = self.score(&architectures, &batches);
-        let finite = losses.iter().enumerate().filter(|(_, loss)| loss.is_finite());
-        let best = finite.min_by(|(_, one), (_, other)| one.total_cmp(other)).ok_or(SearchError::Diverged)?.0;
+        let best = least_finite(&losses).ok_or(SearchError::Diverged)?;
         Ok(architectures.swap_remove(best))
     }
 
@@ -430,21 +439,16 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     /// The best uniform rescaling of channels, resolution and depth; nothing, if interrupted.
     fn find_start(&mut self, observer: &mut (dyn Observer + Send)) -> Result<Option<Architecture>, SearchError> {
         // The shared weights are as good at one rescaling as at another, this once.
-        let uniform_joint = self.find_uniform_joint()?;
-        let mut candidates = baselines::uniform_all(self.task.blueprint.space(), &self.projection)?;
-        if self.settings.trials.candidates == 0 {
-            return Ok(Some(self.best_of(candidates)?));
+        self.find_uniform_joint()?;
+        let rescalings = baselines::uniform_all(self.task.blueprint.space(), &self.projection)?;
+        match self.settings.trials.candidates {
+            0 => Ok(Some(self.best_of(rescalings)?)),
+            _ => self.start_by_trials(&rescalings, observer),
         }
-        candidates.retain(|candidate| *candidate != uniform_joint);
-        // Neighbours are alike: from a random place in the list on, at equal distances.
-        let (all, drawn) = (candidates.len(), (self.settings.trials.candidates - 1).min(candidates.len()));
-        candidates.rotate_left(self.state.position.views.random_range(0..all.max(1)));
-        let spread = (0..drawn).map(|place| candidates[place * all / drawn].clone());
-        self.best_by_trials(spread.chain([uniform_joint]).collect(), observer)
     }
 
-    /// The final architecture, of that of H on the budget, that where H started, and the best uniform rescaling of
-    /// channels and resolution, which comes with it; nothing, if interrupted.
+    /// The final architecture, which is that of H on the budget or that where H started, and the best uniform rescaling
+    /// of channels and resolution; nothing, if interrupted.
     fn conclude(
         &mut self,
         observer: &mut (dyn Observer + Send),
@@ -452,12 +456,11 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         let blueprint = self.task.blueprint;
         let uniform_joint = self.find_uniform_joint()?;
         let mut finalists = vec![self.projection.architecture(&self.params())?];
-        if let Some(file) = &self.state.position.start {
-            for other in [blueprint.space().check(file)?, uniform_joint.clone()] {
-                let share = blueprint.cost().cost(&other)?.macs.ratio(self.task.budget);
-                if share >= LEAST_SHARE && !finalists.contains(&other) {
-                    finalists.push(other);
-                }
+        if let Some(start) = &self.state.position.start {
+            let start = blueprint.space().check(start)?;
+            let share = blueprint.cost().cost(&start)?.macs.ratio(self.task.budget);
+            if share >= LEAST_SHARE && !finalists.contains(&start) {
+                finalists.push(start);
             }
         }
         let found = match self.settings.trials.candidates {
@@ -469,6 +472,12 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         assert!((LEAST_SHARE..=1.0).contains(&share), "a projected architecture takes {share} of the budget");
         Ok(Some((found, uniform_joint)))
     }
+}
+
+/// Where the least finite loss is.
+fn least_finite(losses: &[f64]) -> Option<usize> {
+    let finite = losses.iter().enumerate().filter(|(_, loss)| loss.is_finite());
+    finite.min_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(index, _)| index)
 }
 
 /// The steps from H to architectures, each at the centre of its cell: `[architectures, dimensions]`.

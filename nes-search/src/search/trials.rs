@@ -3,9 +3,11 @@
 use std::sync::{Mutex, PoisonError};
 
 use elastic_layers::{Architecture, Backbone};
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::{Search, SearchError};
+use super::surface::Surface;
+use super::{Search, SearchError, least_finite};
 use crate::evaluate;
 use crate::observer::Observer;
 use crate::rng::{Stream, derived_seed};
@@ -13,21 +15,19 @@ use crate::settings::{SettingsError, check};
 use crate::train::{TrainSettings, Trained};
 use crate::trainings::{Trainer, Training};
 
-/// Successive halving ([Jamieson and Talwalkar, 2016](https://arxiv.org/abs/1502.07943)) by trainings from scratch, with
-/// a third of the architectures left after each round.
+/// Short trainings from scratch of uniform rescalings. Their losses make a surface over resolution and depth: where it is
+/// least H starts, and what it differs by from the shared weights' losses corrects those of candidates. In the end the
+/// architecture of H has to do better in such trainings than its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trials {
-    /// Architectures in the first round; with 0 there are no trials, and the shared weights decide.
+    /// Uniform rescalings that are trained; with 0 there are no trials, and the shared weights decide.
     pub candidates: usize,
-    /// Passes over the training images in the last round; a third as many in the one before, and so on.
+    /// Passes over the training images.
     pub epochs: usize,
-    /// Trainings of each architecture in the last round, of which the mean loss counts; one in the rounds before.
+    /// Trainings of each of the last two architectures, of which the mean loss counts.
     pub seeds: usize,
 }
-
-/// Architectures of a round for each one of the next, as Hyperband has it.
-const CUT: usize = 3;
 
 /// What one trial came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,27 +52,58 @@ impl Trials {
 }
 
 impl<M: Backbone + 'static> Search<'_, M> {
-    /// The architecture that does best on the evaluation split after a short training from scratch; nothing, if
+    /// Where H starts: the uniform rescaling at which the surface through trials of some of them is least; nothing, if
     /// interrupted.
+    pub(super) fn start_by_trials(
+        &mut self,
+        rescalings: &[Architecture],
+        observer: &mut (dyn Observer + Send),
+    ) -> Result<Option<Architecture>, SearchError> {
+        // Neighbours in the list are alike: from a random place on, at equal distances.
+        let (all, drawn) = (rescalings.len(), self.settings.trials.candidates.min(rescalings.len()));
+        let first = self.state.position.views.random_range(0..all.max(1));
+        let some: Vec<_> = (0..drawn).map(|place| rescalings[(first + place * all / drawn) % all].clone()).collect();
+        let Some(losses) = self.trial(&some, 1, "trials of rescalings", observer)? else { return Ok(None) };
+        let space = self.task.blueprint.space();
+        let losses: Vec<_> = some.into_iter().zip(losses).collect();
+        let surface = Surface::fit(space, &losses).ok_or(SearchError::Diverged)?;
+        let losses = rescalings.iter().map(|rescaling| surface.at(space, rescaling));
+        let least = losses.enumerate().min_by(|(_, one), (_, other)| one.total_cmp(other));
+        Ok(least.map(|(index, _)| rescalings[index].clone()))
+    }
+
+    /// What has to be added to the shared weights' losses on some images so that they depend on resolution and depth as
+    /// those of the trials do; nothing, if there were no trials.
+    pub(super) fn trial_correction(&mut self, indices: &[usize]) -> Result<Option<Surface>, SearchError> {
+        let space = self.task.blueprint.space();
+        let mut architectures = Vec::new();
+        let mut trial_losses = Vec::new();
+        for Trial { architecture, loss, .. } in &self.state.position.trials {
+            architectures.push(space.architecture(architecture.clone())?);
+            trial_losses.push(loss.unwrap_or(f64::NAN));
+        }
+        if architectures.is_empty() {
+            return Ok(None);
+        }
+        let shared = self.score(&architectures, &[indices.to_vec()]);
+        let differences = trial_losses.into_iter().zip(shared).map(|(trial, shared)| trial - shared);
+        let differences: Vec<_> = architectures.into_iter().zip(differences).collect();
+        Ok(Some(Surface::fit(space, &differences).ok_or(SearchError::Diverged)?))
+    }
+
+    /// The architecture that does best in trials; nothing, if interrupted.
     pub(super) fn best_by_trials(
         &mut self,
         mut architectures: Vec<Architecture>,
         observer: &mut (dyn Observer + Send),
     ) -> Result<Option<Architecture>, SearchError> {
-        let rounds = (0..).find(|&rounds| CUT.pow(rounds) >= architectures.len()).unwrap_or_default();
-        for round in 0..rounds {
-            let epochs = (self.settings.trials.epochs / CUT.pow(rounds - 1 - round)).max(1);
-            let seeds = if round + 1 == rounds { self.settings.trials.seeds } else { 1 };
-            let phase = format!("trials, round {} of {rounds}", round + 1);
-            let Some(losses) = self.trial(&architectures, epochs, seeds, &phase, observer)? else { return Ok(None) };
-            let mut ranked: Vec<(f64, Architecture)> = losses.into_iter().zip(architectures).collect();
-            // What is not a number is last, whatever its sign.
-            ranked.sort_by(|(one, _), (other, _)| one.abs().total_cmp(&other.abs()));
-            if !ranked[0].0.is_finite() {
-                return Err(SearchError::Diverged);
-            }
-            ranked.truncate(ranked.len().div_ceil(CUT));
-            architectures = ranked.into_iter().map(|(_, architecture)| architecture).collect();
+        if architectures.len() > 1 {
+            let seeds = self.settings.trials.seeds;
+            let Some(losses) = self.trial(&architectures, seeds, "trials of finalists", observer)? else {
+                return Ok(None);
+            };
+            let best = least_finite(&losses).ok_or(SearchError::Diverged)?;
+            architectures.swap(0, best);
         }
         Ok(architectures.into_iter().next())
     }
@@ -82,12 +113,12 @@ impl<M: Backbone + 'static> Search<'_, M> {
     fn trial(
         &mut self,
         architectures: &[Architecture],
-        epochs: usize,
         seeds: usize,
         phase: &str,
         observer: &mut (dyn Observer + Send),
     ) -> Result<Option<Vec<f64>>, SearchError> {
         let task = self.task;
+        let epochs = self.settings.trials.epochs;
         let sgd = self.settings.sgd.clone();
         let settings = TrainSettings { epochs, sgd, average_decay: 0.99, recalibration_batches: 16 };
         let trainer = Trainer {
@@ -138,5 +169,98 @@ impl<M: Backbone + 'static> Search<'_, M> {
         let count = seeds.len() as f64;
         let mean = |architecture| seeds.iter().map(|&seed| loss(architecture, seed)).sum::<f64>() / count;
         Ok(Some(architectures.iter().map(mean).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Module;
+    use burn::tensor::{Device, Tensor};
+    use elastic_layers::{Elastic, ElasticConv2d, ElasticConv2dConfig, ElasticResize, SearchSpace, SpaceError};
+
+    use super::*;
+    use crate::data::{ImageData, Normalization};
+    use crate::search::{Start, Task};
+    use crate::{Blueprint, Budget, Config, Estimator, Preset, SearchSettings, SgdSettings};
+
+    /// Its loss is larger at a higher resolution, whatever its weights.
+    #[derive(Module, Elastic, Debug)]
+    struct Slope {
+        resize: ElasticResize,
+        conv: ElasticConv2d,
+    }
+
+    impl Slope {
+        fn new(space: &mut SearchSpace, device: &Device) -> Result<Self, SpaceError> {
+            let resize = ElasticResize::new(space.resolution("resolution", 28).range(14..=28).add()?);
+            let width = space.channels("width", 200).range(2..=300).add()?;
+            Ok(Self { resize, conv: ElasticConv2dConfig::new([1.into(), width], [1, 1]).init(device) })
+        }
+    }
+
+    impl Backbone for Slope {
+        fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+            let images = self.resize.forward(images);
+            let excess = 0.1 * (images.dims()[2] as f64 - 14.0);
+            let zero = self.conv.forward(images).mean_dims(&[1, 2, 3]).flatten::<2>(1, 3).mul_scalar(0.0);
+            // An eleventh class, which no image is of.
+            Tensor::cat(vec![zero.clone().repeat_dim(1, 10), zero.add_scalar(excess)], 1)
+        }
+    }
+
+    #[test]
+    fn h_goes_where_trials_say_and_not_where_the_shared_weights_do() {
+        let blueprint = &Blueprint::new([1, 28, 28], Slope::new).expect("a network");
+        let base = blueprint.cost().cost(&blueprint.space().base()).expect("a cost").macs;
+        let (_, few) = ImageData::embedded().train.split_per_class(8, 1).expect("enough images");
+        let (train, evaluation) = &few.split_per_class(4, 1).expect("enough images");
+        let devices = [Device::default()];
+        let task = Task {
+            blueprint,
+            train,
+            evaluation,
+            normalization: &Normalization::of(train),
+            budget: Budget::Fraction(0.4).resolve(base),
+            devices: &devices,
+        };
+        let laptop = Config::preset(Preset::Laptop).search;
+        let settings = SearchSettings {
+            warmup_steps: 0,
+            outer_iterations: 10,
+            weight_steps: 0,
+            start: Start::Base,
+            trials: Trials { candidates: 1, epochs: 1, seeds: 1 },
+            evaluation_batch: 8,
+            estimator: Estimator::antithetic(8),
+            sgd: SgdSettings { batch_size: 4, ..laptop.sgd.clone() },
+            ..laptop
+        };
+        let resolution_after = |trials: &[(usize, f64)]| {
+            let mut search = Search::new(task, &settings, 1).expect("a search");
+            let space = blueprint.space();
+            let start = space.at_params(&search.projection.project(&[6.5, 100.0]).expect("at the budget"));
+            search.state.params = search.state.params.clone().with_values(&start.params());
+            for &(resolution, loss) in trials {
+                let mut architecture = space.base().values().to_vec();
+                architecture[0] = resolution;
+                search.state.position.trials.push(Trial { architecture, epochs: 1, seed: 1, loss: Some(loss) });
+            }
+            if !trials.is_empty() {
+                let images: Vec<usize> = (0..8).collect();
+                let correction = search.trial_correction(&images).expect("finite losses").expect("trials");
+                for &(resolution, loss) in trials {
+                    let architecture = space.architecture(vec![resolution, 200]).expect("one of the space");
+                    let shared = search.score(std::slice::from_ref(&architecture), std::slice::from_ref(&images))[0];
+                    let corrected = shared + correction.at(space, &architecture);
+                    assert!((corrected - loss).abs() < 1e-4, "resolution {resolution}: {corrected}, not {loss}");
+                }
+            }
+            search.run(None, &mut ()).expect("no error").expect("not interrupted");
+            search.params()[0]
+        };
+        let shared_alone = resolution_after(&[]);
+        assert!(shared_alone < 6.0, "the shared weights prefer few pixels: {shared_alone} above 14");
+        let corrected = resolution_after(&[(14, 0.5), (21, 0.4), (28, 0.3)]);
+        assert!(corrected > 7.0, "the trials prefer many: {corrected} above 14");
     }
 }
