@@ -76,10 +76,14 @@ impl<M: Backbone + 'static> Trainer<'_, M> {
         let threads = (rayon::current_num_threads() / workers).max(1);
         let work = |device| {
             let work = || work(device).inspect_err(|_| stop.store(true, Ordering::Relaxed));
+            if workers == 1 {
+                return work();
+            }
             // Threads of its own: small networks would spend their time handing work to those of others.
             match ThreadPoolBuilder::new().num_threads(threads).build() {
-                Ok(pool) if workers > 1 => pool.install(work),
-                _ => work(),
+                Ok(pool) => pool.install(work),
+                // The threads of all do as well, if the system has no more.
+                Err(_) => work(),
             }
         };
         thread::scope(|scope| {

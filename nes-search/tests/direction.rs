@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use elastic_layers::{Backbone, Elastic, ElasticConv2d, ElasticConv2dConfig, ElasticResize, SearchSpace, SpaceError};
+use elastic_layers::{Backbone, Elastic, ElasticConv2d, ElasticConv2dConfig, SearchSpace, SpaceError};
 use nes_search::data::{ImageData, Normalization};
 use nes_search::search::{Constraint, Start, Trials};
 use nes_search::{
@@ -77,70 +77,5 @@ fn h_moves_from_the_width_that_costs_accuracy_to_the_one_that_brings_it() {
         let [good, bad] = [0, 1].map(|index| search.params()[index] - base.params()[index]);
         assert!(good > 1.0 && bad < -1.0, "{constraint:?}, {estimator:?}: good {good:+.1}, bad {bad:+.1} steps");
         assert!(found.get("good") > found.get("bad"), "{constraint:?}, {estimator:?}: {found}");
-    }
-}
-
-/// Its scores favour an eleventh class, which no image is of, by the resolution.
-#[derive(Module, Elastic, Debug)]
-struct Slope {
-    resize: ElasticResize,
-    conv: ElasticConv2d,
-}
-
-impl Slope {
-    fn new(space: &mut SearchSpace, device: &Device) -> Result<Self, SpaceError> {
-        let resize = ElasticResize::new(space.resolution("resolution", 28).range(14..=28).add()?);
-        let width = space.channels("width", 200).range(2..=300).add()?;
-        Ok(Self { resize, conv: ElasticConv2dConfig::new([1.into(), width], [1, 1]).init(device) })
-    }
-}
-
-impl Backbone for Slope {
-    fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let images = self.resize.forward(images);
-        let resolution = images.dims()[2] as f64;
-        let zero = self.conv.forward(images).mean_dims(&[1, 2, 3]).flatten::<2>(1, 3).mul_scalar(0.0);
-        Tensor::cat(vec![zero.clone().repeat_dim(1, 10), zero.add_scalar(0.2 * (resolution - 14.0))], 1)
-    }
-}
-
-#[test]
-fn h_starts_at_the_rescaling_that_trials_find_best() {
-    let blueprint = &Blueprint::new([1, 28, 28], Slope::new).expect("a network");
-    let base = blueprint.cost().cost(&blueprint.space().base()).expect("a cost").macs;
-    let budget = Budget::Fraction(0.25).resolve(base);
-    let (_, few) = ImageData::embedded().train.split_per_class(8, 1).expect("enough images");
-    let (train, evaluation) = &few.split_per_class(4, 1).expect("enough images");
-    let normalization = &Normalization::of(train);
-    let devices = [Device::default()];
-    let task = Task { blueprint, train, evaluation, normalization, budget, devices: &devices };
-    let laptop = Config::preset(Preset::Laptop).search;
-    let settings = SearchSettings {
-        warmup_steps: 0,
-        outer_iterations: 1,
-        weight_steps: 0,
-        nes_iterations: 1,
-        start: Start::Uniform,
-        trials: Trials { candidates: 5, epochs: 2, seeds: 2 },
-        // H stays where it starts.
-        learning_rate: 0.0,
-        evaluation_batch: 8,
-        estimator: Estimator::antithetic(2),
-        sgd: SgdSettings { batch_size: 4, ..laptop.sgd.clone() },
-        ..laptop
-    };
-    let found = Search::new(task, &settings, 1).expect("a search").run(None, &mut ()).expect("no error");
-    let found = found.expect("not interrupted");
-    assert_eq!(found.architecture.get("resolution"), Some(14), "{}", found.architecture);
-    // Of 15 resolutions, every third; none again, as H is where it started.
-    let mut resolutions: Vec<usize> = found.trials.iter().map(|trial| trial.architecture[0]).collect();
-    resolutions.sort_unstable();
-    assert_eq!(resolutions.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>(), [3; 4], "{resolutions:?}");
-    for trial in &found.trials {
-        // Cross-entropy over ten equal scores and one that is larger, of images of the ten.
-        let excess = 0.2 * (trial.architecture[0] as f64 - 14.0);
-        let expected = (10.0 + excess.exp()).ln();
-        assert!((trial.loss.expect("finite") - expected).abs() < 1e-4, "{trial:?}: expected {expected}");
-        assert_eq!(trial.epochs, 2);
     }
 }

@@ -22,9 +22,9 @@ pub struct Iteration {
     pub macs: Macs,
     /// R / R_t.
     pub ratio: f64,
-    /// Loss of H's architecture on the iteration's evaluation batch; nothing, if it was not finite.
+    /// The shared weights' loss at H's architecture on the iteration's evaluation batch; nothing, if it was not finite.
     pub loss: Option<f64>,
-    /// Losses of the candidates, penalty included; nothing for one that was not finite.
+    /// Losses of the candidates, corrected by trials and with the penalty; nothing for one that was not finite.
     pub losses: Vec<Option<f64>>,
     /// sigma, in steps.
     pub sigma: f64,

@@ -179,9 +179,9 @@ mod tests {
     use elastic_layers::{Elastic, ElasticConv2d, ElasticConv2dConfig, ElasticResize, SearchSpace, SpaceError};
 
     use super::*;
-    use crate::data::{ImageData, Normalization};
+    use crate::data::{ImageData, ImageSet, Normalization};
     use crate::search::{Start, Task};
-    use crate::{Blueprint, Budget, Config, Estimator, Preset, SearchSettings, SgdSettings};
+    use crate::{Blueprint, Budget, Config, Estimator, Preset, SearchSettings};
 
     /// Its loss is larger at a higher resolution, whatever its weights.
     #[derive(Module, Elastic, Debug)]
@@ -201,48 +201,85 @@ mod tests {
     impl Backbone for Slope {
         fn forward(&self, images: Tensor<4>) -> Tensor<2> {
             let images = self.resize.forward(images);
-            let excess = 0.1 * (images.dims()[2] as f64 - 14.0);
+            let excess = 0.2 * (images.dims()[2] as f64 - 14.0);
             let zero = self.conv.forward(images).mean_dims(&[1, 2, 3]).flatten::<2>(1, 3).mul_scalar(0.0);
             // An eleventh class, which no image is of.
             Tensor::cat(vec![zero.clone().repeat_dim(1, 10), zero.add_scalar(excess)], 1)
         }
     }
 
+    struct Setting {
+        blueprint: Blueprint<Slope>,
+        train: ImageSet,
+        evaluation: ImageSet,
+        normalization: Normalization,
+        devices: [Device; 1],
+    }
+
+    impl Setting {
+        fn new() -> Self {
+            let blueprint = Blueprint::new([1, 28, 28], Slope::new).expect("a network");
+            let (_, few) = ImageData::embedded().train.split_per_class(8, 1).expect("enough images");
+            let (train, evaluation) = few.split_per_class(4, 1).expect("enough images");
+            let normalization = Normalization::of(&train);
+            Self { blueprint, train, evaluation, normalization, devices: [Device::default()] }
+        }
+
+        fn search(&self, budget: f64, change: impl Fn(&mut SearchSettings)) -> Search<'_, Slope> {
+            let Self { blueprint, train, evaluation, normalization, devices } = self;
+            let base = blueprint.cost().cost(&blueprint.space().base()).expect("a cost").macs;
+            let budget = Budget::Fraction(budget).resolve(base);
+            let task = Task { blueprint, train, evaluation, normalization, budget, devices };
+            let mut settings = Config::preset(Preset::Laptop).search;
+            settings.warmup_steps = 0;
+            settings.weight_steps = 0;
+            settings.evaluation_batch = 8;
+            settings.sgd.batch_size = 4;
+            change(&mut settings);
+            Search::new(task, &settings, 1).expect("a search")
+        }
+    }
+
+    #[test]
+    fn h_starts_at_the_rescaling_that_trials_find_best() {
+        let setting = Setting::new();
+        let mut search = setting.search(0.25, |settings| {
+            settings.trials = Trials { candidates: 5, epochs: 2, seeds: 2 };
+            settings.outer_iterations = 1;
+            settings.nes_iterations = 1;
+            // H stays where it starts.
+            settings.learning_rate = 0.0;
+        });
+        let found = search.run(None, &mut ()).expect("no error").expect("not interrupted");
+        assert_eq!(found.architecture.get("resolution"), Some(14), "{}", found.architecture);
+        // Of 15 resolutions, every third; none again, as H is where it started.
+        let mut resolutions: Vec<usize> = found.trials.iter().map(|trial| trial.architecture[0]).collect();
+        resolutions.sort_unstable();
+        let distances: Vec<usize> = resolutions.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert_eq!(distances, [3; 4], "{resolutions:?}");
+        for trial in &found.trials {
+            // Cross-entropy over ten equal scores and one that is larger, of images of the ten.
+            let excess = 0.2 * (trial.architecture[0] as f64 - 14.0);
+            let expected = (10.0 + excess.exp()).ln();
+            assert!((trial.loss.expect("finite") - expected).abs() < 1e-4, "{trial:?}: expected {expected}");
+            assert_eq!(trial.epochs, 2);
+        }
+    }
+
     #[test]
     fn h_goes_where_trials_say_and_not_where_the_shared_weights_do() {
-        let blueprint = &Blueprint::new([1, 28, 28], Slope::new).expect("a network");
-        let base = blueprint.cost().cost(&blueprint.space().base()).expect("a cost").macs;
-        let (_, few) = ImageData::embedded().train.split_per_class(8, 1).expect("enough images");
-        let (train, evaluation) = &few.split_per_class(4, 1).expect("enough images");
-        let devices = [Device::default()];
-        let task = Task {
-            blueprint,
-            train,
-            evaluation,
-            normalization: &Normalization::of(train),
-            budget: Budget::Fraction(0.4).resolve(base),
-            devices: &devices,
-        };
-        let laptop = Config::preset(Preset::Laptop).search;
-        let settings = SearchSettings {
-            warmup_steps: 0,
-            outer_iterations: 10,
-            weight_steps: 0,
-            start: Start::Base,
-            trials: Trials { candidates: 1, epochs: 1, seeds: 1 },
-            evaluation_batch: 8,
-            estimator: Estimator::antithetic(8),
-            sgd: SgdSettings { batch_size: 4, ..laptop.sgd.clone() },
-            ..laptop
-        };
+        let setting = Setting::new();
+        let space = setting.blueprint.space();
         let resolution_after = |trials: &[(usize, f64)]| {
-            let mut search = Search::new(task, &settings, 1).expect("a search");
-            let space = blueprint.space();
+            let mut search = setting.search(0.4, |settings| {
+                settings.start = Start::Base;
+                settings.outer_iterations = 10;
+                settings.estimator = Estimator::antithetic(8);
+            });
             let start = space.at_params(&search.projection.project(&[6.5, 100.0]).expect("at the budget"));
             search.state.params = search.state.params.clone().with_values(&start.params());
             for &(resolution, loss) in trials {
-                let mut architecture = space.base().values().to_vec();
-                architecture[0] = resolution;
+                let architecture = vec![resolution, 200];
                 search.state.position.trials.push(Trial { architecture, epochs: 1, seed: 1, loss: Some(loss) });
             }
             if !trials.is_empty() {
@@ -262,5 +299,28 @@ mod tests {
         assert!(shared_alone < 6.0, "the shared weights prefer few pixels: {shared_alone} above 14");
         let corrected = resolution_after(&[(14, 0.5), (21, 0.4), (28, 0.3)]);
         assert!(corrected > 7.0, "the trials prefer many: {corrected} above 14");
+    }
+
+    #[test]
+    fn the_finalist_with_the_least_mean_loss_is_found() {
+        let setting = Setting::new();
+        let mut search = setting.search(0.25, |settings| settings.trials = Trials { candidates: 5, epochs: 1, seeds: 2 });
+        let at = |resolution| setting.blueprint.space().architecture(vec![resolution, 100]).expect("one of the space");
+        let finalists = vec![at(21), at(16), at(28)];
+        let found = search.best_by_trials(finalists, &mut ()).expect("no error").expect("not interrupted");
+        assert_eq!(found, at(16));
+        let trials = &search.state.position.trials;
+        assert_eq!(trials.len(), 6, "three finalists, two seeds");
+        assert_ne!(trials[0].seed, trials[3].seed);
+        // One seed whose loss is not a number makes the mean none.
+        search.state.position.trials[1].loss = None;
+        let found = search.best_by_trials(vec![at(16), at(28), at(21)], &mut ()).expect("no error");
+        assert_eq!(found, Some(at(21)));
+        assert_eq!(search.state.position.trials.len(), 6, "nothing is trained again");
+        for trial in &mut search.state.position.trials {
+            trial.loss = None;
+        }
+        let error = search.best_by_trials(vec![at(16), at(21)], &mut ()).expect_err("none is finite");
+        assert!(matches!(error, SearchError::Diverged), "{error}");
     }
 }
