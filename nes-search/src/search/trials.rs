@@ -304,7 +304,8 @@ mod tests {
     #[test]
     fn the_finalist_with_the_least_mean_loss_is_found() {
         let setting = Setting::new();
-        let mut search = setting.search(0.25, |settings| settings.trials = Trials { candidates: 5, epochs: 1, seeds: 2 });
+        let mut search =
+            setting.search(0.25, |settings| settings.trials = Trials { candidates: 5, epochs: 1, seeds: 2 });
         let at = |resolution| setting.blueprint.space().architecture(vec![resolution, 100]).expect("one of the space");
         let finalists = vec![at(21), at(16), at(28)];
         let found = search.best_by_trials(finalists, &mut ()).expect("no error").expect("not interrupted");
