@@ -156,7 +156,7 @@ fn sgd() -> SgdSettings {
         learning_rate: 0.2,
         warmup: 0.1,
         momentum: 0.9,
-        weight_decay: 1e-4,
+        weight_decay: 5e-4,
         label_smoothing: 0.0,
         augment: Augment { flip: true, shift: 1 },
     }

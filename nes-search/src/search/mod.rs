@@ -360,7 +360,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         let loss = losses[estimator.samples];
         if let Some(correction) = &self.state.position.correction {
             for (loss, candidate) in losses.iter_mut().zip(&candidates) {
-                *loss += correction.at(blueprint.space(), candidate);
+                *loss += correction.at(blueprint.space(), blueprint.cost(), candidate)?;
             }
         }
         if let Constraint::Penalty(penalty) = self.settings.constraint {

@@ -64,12 +64,12 @@ impl<M: Backbone + 'static> Search<'_, M> {
         let first = self.state.position.views.random_range(0..all.max(1));
         let some: Vec<_> = (0..drawn).map(|place| rescalings[(first + place * all / drawn) % all].clone()).collect();
         let Some(losses) = self.trial(&some, 1, "trials of rescalings", observer)? else { return Ok(None) };
-        let space = self.task.blueprint.space();
+        let (space, cost) = (self.task.blueprint.space(), self.task.blueprint.cost());
         let losses: Vec<_> = some.into_iter().zip(losses).collect();
-        let surface = Surface::fit(space, &losses).ok_or(SearchError::Diverged)?;
-        let losses = rescalings.iter().map(|rescaling| surface.at(space, rescaling));
-        let least = losses.enumerate().min_by(|(_, one), (_, other)| one.total_cmp(other));
-        Ok(least.map(|(index, _)| rescalings[index].clone()))
+        let surface = Surface::fit(space, cost, &losses)?.ok_or(SearchError::Diverged)?;
+        let losses = rescalings.iter().map(|rescaling| surface.at(space, cost, rescaling));
+        let losses = losses.collect::<Result<Vec<_>, _>>()?;
+        Ok(least_finite(&losses).map(|index| rescalings[index].clone()))
     }
 
     /// What has to be added to the shared weights' losses on some images so that they depend on resolution and depth as
@@ -88,7 +88,8 @@ impl<M: Backbone + 'static> Search<'_, M> {
         let shared = self.score(&architectures, &[indices.to_vec()]);
         let differences = trial_losses.into_iter().zip(shared).map(|(trial, shared)| trial - shared);
         let differences: Vec<_> = architectures.into_iter().zip(differences).collect();
-        Ok(Some(Surface::fit(space, &differences).ok_or(SearchError::Diverged)?))
+        let surface = Surface::fit(space, self.task.blueprint.cost(), &differences)?;
+        Ok(Some(surface.ok_or(SearchError::Diverged)?))
     }
 
     /// The architecture that does best in trials; nothing, if interrupted.
@@ -288,7 +289,8 @@ mod tests {
                 for &(resolution, loss) in trials {
                     let architecture = space.architecture(vec![resolution, 200]).expect("one of the space");
                     let shared = search.score(std::slice::from_ref(&architecture), std::slice::from_ref(&images))[0];
-                    let corrected = shared + correction.at(space, &architecture);
+                    let cost = setting.blueprint.cost();
+                    let corrected = shared + correction.at(space, cost, &architecture).expect("a cost");
                     assert!((corrected - loss).abs() < 1e-4, "resolution {resolution}: {corrected}, not {loss}");
                 }
             }
