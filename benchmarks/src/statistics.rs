@@ -1,8 +1,11 @@
-//! Statistics of repeated measurements: the one place where the project computes a mean, a deviation or a percentile.
+//! Statistics: the one place where the project computes a mean, a deviation, a percentile or a correlation.
 //!
 //! Percentiles are type 7 of R. J. Hyndman and Y. Fan, "Sample Quantiles in Statistical Packages", The American
 //! Statistician 50(4), 1996, pp. 361-365: linear interpolation between the order statistics around position `(n - 1)
-//! p`, which is also the default of R and of NumPy. The standard deviation is the sample's, with divisor `n - 1`.
+//! p`, which is also the default of R and of NumPy. The standard deviation is the sample's, with divisor `n - 1`. Rank
+//! correlations are those of C. Spearman, "The Proof and Measurement of Association between Two Things", The American
+//! Journal of Psychology 15(1), 1904, and of M. G. Kendall, "The Treatment of Ties in Ranking Problems", Biometrika
+//! 33(3), 1945 (tau-b).
 
 use std::time::Duration;
 
@@ -136,6 +139,55 @@ pub fn mean_and_sd(values: &[f64]) -> Option<(f64, f64)> {
     }
 }
 
+/// Spearman's rank correlation of pairs, ties at the mean of their ranks: -1 to 1. Nothing for less than two pairs, and
+/// where all values of one side are equal. Infinite values are the largest.
+///
+/// ```
+/// use benchmarks::statistics::spearman;
+///
+/// assert_eq!(spearman(&[(1.0, 2.0), (2.0, 8.0), (3.0, f64::INFINITY)]), Some(1.0));
+/// ```
+pub fn spearman(pairs: &[(f64, f64)]) -> Option<f64> {
+    let ranks = [ranks(pairs.iter().map(|pair| pair.0)), ranks(pairs.iter().map(|pair| pair.1))];
+    // The mean of all ranks, with ties or without.
+    let mean = (pairs.len() + 1) as f64 / 2.0;
+    let product = |one: &[f64], other: &[f64]| -> f64 {
+        one.iter().zip(other).map(|(one, other)| (one - mean) * (other - mean)).sum()
+    };
+    let [one, other] = &ranks;
+    let spread = (product(one, one) * product(other, other)).sqrt();
+    (spread > 0.0).then(|| product(one, other) / spread)
+}
+
+/// Ranks from 1 on, ties at their mean.
+fn ranks(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let values: Vec<f64> = values.collect();
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&one, &other| values[one].total_cmp(&values[other]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut below = 0;
+    for tied in order.chunk_by(|&one, &other| values[one] == values[other]) {
+        for &index in tied {
+            ranks[index] = below as f64 + (tied.len() + 1) as f64 / 2.0;
+        }
+        below += tied.len();
+    }
+    ranks
+}
+
+/// Kendall's rank correlation tau-b of pairs: -1 to 1. Nothing where there is no [`spearman`].
+///
+/// ```
+/// use benchmarks::statistics::kendall;
+///
+/// assert_eq!(kendall(&[(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]), Some(-1.0));
+/// ```
+pub fn kendall(pairs: &[(f64, f64)]) -> Option<f64> {
+    let (one, other): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+    let (tau, _) = kendalls::tau_b_with_comparator(&one, &other, f64::total_cmp).ok()?;
+    tau.is_finite().then_some(tau)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,7 +240,47 @@ mod tests {
         assert_eq!(error.to_string(), "statistics of samples: expected finite numbers, found inf at index 1");
     }
 
+    /// Scores of two judges with ties; by hand, and by `scipy.stats` (`spearmanr`, `kendalltau`).
+    #[test]
+    fn rank_correlations_share_ties() {
+        let pairs = [(1.0, 2.0), (2.0, 1.0), (2.0, 4.0), (4.0, 3.0), (5.0, 5.0)];
+        // Ranks 1, 2.5, 2.5, 4, 5 and 2, 1, 4, 3, 5: products of deviations 6.5, squares 9.5 and 10.
+        close(spearman(&pairs).expect("spread"), 6.5 / 95.0f64.sqrt());
+        // Of ten pairs of pairs 7 agree, 2 do not, and 1 is tied.
+        close(kendall(&pairs).expect("spread"), 5.0 / 90.0f64.sqrt());
+        for pairs in [&[][..], &[(1.0, 2.0)], &[(1.0, 2.0), (1.0, 3.0)]] {
+            assert_eq!((spearman(pairs), kendall(pairs)), (None, None), "{pairs:?}");
+        }
+    }
+
     proptest! {
+        /// Against a count over all pairs of pairs; order and monotone changes do not matter.
+        #[test]
+        fn correlations_are_of_ranks(pairs in prop::collection::vec((-9i32..9, -9i32..9), 2..20)) {
+            let pairs: Vec<(f64, f64)> = pairs.into_iter().map(|(x, y)| (x.into(), y.into())).collect();
+            let (mut sum, mut x_ties, mut y_ties, mut all) = (0.0, 0.0, 0.0, 0.0);
+            for (index, one) in pairs.iter().enumerate() {
+                for other in &pairs[..index] {
+                    let [x, y] = [one.0 - other.0, one.1 - other.1];
+                    sum += if x * y == 0.0 { 0.0 } else { (x * y).signum() };
+                    x_ties += f64::from(u8::from(x == 0.0));
+                    y_ties += f64::from(u8::from(y == 0.0));
+                    all += 1.0;
+                }
+            }
+            let spread = ((all - x_ties) * (all - y_ties)).sqrt();
+            let changed: Vec<(f64, f64)> = pairs.iter().rev().map(|(x, y)| (x.exp(), y.powi(3))).collect();
+            match (kendall(&pairs), spearman(&pairs)) {
+                (Some(tau), Some(rho)) => {
+                    prop_assert!((tau - sum / spread).abs() < 1e-12, "{tau}, not {}", sum / spread);
+                    prop_assert!((kendall(&changed).expect("as before") - tau).abs() < 1e-12);
+                    prop_assert!((spearman(&changed).expect("as before") - rho).abs() < 1e-12);
+                    prop_assert!((-1.0 - 1e-12..=1.0 + 1e-12).contains(&rho));
+                }
+                (tau, rho) => prop_assert!(spread == 0.0 && tau.is_none() && rho.is_none(), "{tau:?} {rho:?}"),
+            }
+        }
+
         /// By counting: at least the share p of the samples is not above the quantile's upper neighbour, and order
         /// never matters.
         #[test]

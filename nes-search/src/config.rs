@@ -157,6 +157,7 @@ fn sgd() -> SgdSettings {
         warmup: 0.1,
         momentum: 0.9,
         weight_decay: 5e-4,
+        gradient_norm: 1.0,
         label_smoothing: 0.0,
         augment: Augment { flip: true, shift: 1 },
     }
@@ -293,6 +294,7 @@ fn comment(name: &str) -> Option<&'static str> {
             "warmup" => "Share of the steps in which it rises.",
             "momentum" => "Nesterov momentum.",
             "weight_decay" => "Weight decay.",
+            "gradient_norm" => "Largest norm of the gradient of one parameter tensor; longer ones are scaled down to it.",
             "label_smoothing" => "Label smoothing.",
             "augment.flip" => "Whether half of the images are mirrored left to right.",
             "augment.shift" => "Largest shift in each direction, in pixels.",

@@ -22,6 +22,8 @@ pub enum Stream {
     Weights = 7,
     /// Short trainings from scratch in the search.
     Trials = 8,
+    /// The architectures that the shared weights are judged by.
+    Fidelity = 9,
 }
 
 /// The generator of one stream of a seed.

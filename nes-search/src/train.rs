@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use burn::grad_clipping::GradientClippingConfig;
 use burn::lr_scheduler::LrSchedulerConfig;
 use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
 use burn::lr_scheduler::linear::LinearLrSchedulerConfig;
@@ -35,6 +36,8 @@ pub struct SgdSettings {
     pub momentum: f64,
     /// Weight decay.
     pub weight_decay: f64,
+    /// Largest Euclidean norm of the gradient of one parameter tensor; a longer one is scaled down to it.
+    pub gradient_norm: f64,
     /// Label smoothing.
     pub label_smoothing: f64,
     /// Augmentation of training images.
@@ -49,6 +52,7 @@ impl SgdSettings {
         check(format!("{table}.warmup"), self.warmup, 0.0..=1.0)?;
         check(format!("{table}.momentum"), self.momentum, 0.0..=0.9999)?;
         check(format!("{table}.weight_decay"), self.weight_decay, 0.0..=1.0)?;
+        check(format!("{table}.gradient_norm"), self.gradient_norm, 1e-6..=1e9)?;
         check(format!("{table}.label_smoothing"), self.label_smoothing, 0.0..=0.9)?;
         check(format!("{table}.augment.shift"), self.augment.shift, 0..=1024)
     }
@@ -56,7 +60,9 @@ impl SgdSettings {
     pub(crate) fn optimizer(&self) -> ModuleOptimizer {
         let momentum = MomentumConfig { momentum: self.momentum, dampening: 0.0, nesterov: true };
         let decay = WeightDecayConfig { penalty: self.weight_decay as f32 };
-        SgdConfig::new().with_momentum(Some(momentum)).with_weight_decay(Some(decay)).init()
+        let clipping = GradientClippingConfig::Norm(self.gradient_norm as f32);
+        let config = SgdConfig::new().with_momentum(Some(momentum)).with_weight_decay(Some(decay));
+        config.with_gradient_clipping(Some(clipping)).init()
     }
 
     pub(crate) fn schedule(&self, steps: usize) -> ModuleLrScheduler {

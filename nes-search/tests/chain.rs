@@ -57,7 +57,35 @@ fn run_leaves_a_checked_comparison_and_a_file_that_every_runtime_agrees_on() {
     check_files(&out);
     check_runtimes(&out);
     check_export(folder.path(), &out);
+    check_fidelity(folder.path(), &out);
     check_with_python(&out);
+}
+
+/// Pairs of losses and accuracies, of which more can be had later.
+fn check_fidelity(folder: &Path, out: &Path) {
+    let fidelity = |count: &str| -> Value {
+        let arguments = ["fidelity", "a run", "--architectures", count, "--epochs", "1", "--json"];
+        let printed = command(&arguments, folder).stdout;
+        let file = json(&out.join("fidelity.json"));
+        assert_eq!(serde_json::from_slice::<Value>(&printed).expect("JSON"), file);
+        file
+    };
+    let few = fidelity("3");
+    let pairs = few["pairs"].as_array().expect("pairs");
+    assert_eq!(pairs.len(), 3);
+    for pair in pairs {
+        let share = pair["macs"].as_f64().expect("MACs") / 251_721.0;
+        assert!((LEAST_SHARE..=1.0).contains(&share), "{pair}");
+        assert!((0.0..=1.0).contains(&pair["trained_accuracy"].as_f64().expect("a share")), "{pair}");
+        assert!(pair["shared_loss"].as_f64() > Some(0.0) && pair["trained_loss"].as_f64() > Some(0.0), "{pair}");
+        assert_ne!(pair["shared_loss"], pair["corrected_loss"], "{pair}");
+    }
+    let more = fidelity("4");
+    let more = more["pairs"].as_array().expect("pairs");
+    assert!(more.len() == 4 && pairs.iter().all(|pair| more.contains(pair)), "{more:?} without one of {pairs:?}");
+    let plot = fs::read_to_string(out.join("fidelity.svg")).expect("a plot");
+    // Two of each pair, and two in the legend.
+    assert_eq!(plot.matches("<circle").count(), 2 * 4 + 2, "{plot}");
 }
 
 fn check_summary(out: &Path, table: &str) {

@@ -20,6 +20,11 @@ pub const ARCHITECTURE: &str = "architecture.json";
 pub const HISTORY: &str = "history.jsonl";
 /// What the search took, and the best uniform rescaling.
 pub const SEARCH: &str = "search.json";
+/// What the shared weights say of architectures, and what training them comes to; as numbers and as a plot.
+pub const FIDELITY: &str = "fidelity.json";
+pub const FIDELITY_PLOT: &str = "fidelity.svg";
+/// The newest state of the search.
+pub const CHECKPOINTS: &str = "checkpoints";
 /// Trained weights of the first seed.
 pub const WEIGHTS: &str = "weights.bpk";
 /// Accuracies of all seeds.
@@ -34,9 +39,10 @@ pub const SUMMARY: &str = "summary.json";
 const LOCK: &str = ".lock";
 
 /// All that commands write into a directory.
-const FILES: [&str; 9] = [CONFIG, ARCHITECTURE, SEARCH, WEIGHTS, TRAINING, MODEL, BENCH, SUMMARY, HISTORY];
+const FILES: [&str; 11] =
+    [CONFIG, ARCHITECTURE, SEARCH, WEIGHTS, TRAINING, MODEL, BENCH, SUMMARY, HISTORY, FIDELITY, FIDELITY_PLOT];
 /// Directories of a run directory.
-const FOLDERS: [&str; 4] = ["checkpoints", "uniform-channel", "uniform-joint", "backbone"];
+const FOLDERS: [&str; 4] = [CHECKPOINTS, "uniform-channel", "uniform-joint", "backbone"];
 
 /// A directory that this process alone writes into.
 #[derive(Debug)]

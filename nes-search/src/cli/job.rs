@@ -16,7 +16,7 @@ use nes_search::{Blueprint, Config, Found, Observer, Projection, Search, Task};
 use serde::{Deserialize, Serialize};
 
 use super::directory::{
-    ARCHITECTURE, HISTORY, MODEL, SEARCH, WEIGHTS, read_architecture, read_json_if_there, write_json,
+    ARCHITECTURE, CHECKPOINTS, HISTORY, MODEL, SEARCH, WEIGHTS, read_architecture, read_json_if_there, write_json,
 };
 
 /// How far a runtime's outputs may be from Burn's, relative to the largest.
@@ -31,8 +31,9 @@ pub struct Job {
     pub normalization: Normalization,
     /// The same device once for each thread.
     pub devices: Vec<Device>,
-    train: ImageSet,
-    evaluation: ImageSet,
+    /// What the search trains on, and what it compares architectures on: together all training images.
+    pub train: ImageSet,
+    pub evaluation: ImageSet,
 }
 
 /// The file of a finished search, beside the found architecture.
@@ -88,16 +89,8 @@ impl Job {
             // A search would replace the architecture that somebody trains here.
             return Err(anyhow!("{}: expected a directory of run or search, found one of train", directory.display()));
         }
-        let task = Task {
-            blueprint: &self.blueprint,
-            train: &self.train,
-            evaluation: &self.evaluation,
-            normalization: &self.normalization,
-            budget: self.budget,
-            devices: &self.devices,
-        };
-        let mut search = Search::new(task, &self.config.search, self.config.seed)?;
-        if directory.join("checkpoints").is_dir() {
+        let mut search = self.new_search()?;
+        if directory.join(CHECKPOINTS).is_dir() {
             search = search.resume(directory)?;
         }
         let Some(found) = search.run(Some(directory), observer)? else { return Ok(None) };
@@ -107,6 +100,19 @@ impl Job {
         // Last, because it says that the search is over.
         write_json(&directory.join(SEARCH), &file)?;
         Ok(Some(file))
+    }
+
+    /// The search of the configuration, not begun.
+    pub fn new_search(&self) -> anyhow::Result<Search<'_, MobileNetV2>> {
+        let task = Task {
+            blueprint: &self.blueprint,
+            train: &self.train,
+            evaluation: &self.evaluation,
+            normalization: &self.normalization,
+            budget: self.budget,
+            devices: &self.devices,
+        };
+        Ok(Search::new(task, &self.config.search, self.config.seed)?)
     }
 
     /// The network in a directory: its architecture with its weights.

@@ -3,6 +3,7 @@
 mod bench;
 mod directory;
 mod export;
+mod fidelity;
 mod inspect;
 mod job;
 mod options;
@@ -33,6 +34,7 @@ enum Command {
     Export(export::Export),
     Bench(bench::Bench),
     Inspect(inspect::Inspect),
+    Fidelity(fidelity::Fidelity),
     Config(ConfigCommand),
 }
 
@@ -55,6 +57,7 @@ impl Cli {
             Command::Export(export) => export.run(),
             Command::Bench(bench) => bench.run(),
             Command::Inspect(inspect) => inspect.run(),
+            Command::Fidelity(fidelity) => fidelity.run(),
             Command::Config(ConfigCommand { preset }) => print(&Config::preset(preset).to_toml()),
         }
     }

@@ -1,6 +1,7 @@
 //! The search: Algorithm 1 of the paper, step by step, with checkpoints.
 
 mod checkpoint;
+mod fidelity;
 mod history;
 mod scoring;
 mod settings;
@@ -11,9 +12,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use elastic_layers::{Architecture, ArchitectureError, Backbone, CostError, DimKind, Macs, SpaceError};
+use elastic_layers::{
+    Architecture, ArchitectureError, Backbone, CostError, DimKind, ElasticDim, Macs, SearchSpace, SpaceError,
+};
 use ndarray::{Array1, Array2};
 use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{EpochSampler, ImageSet, Normalization, batch, batches};
@@ -25,6 +29,7 @@ use crate::{ArchParams, Blueprint, NesConfig, baselines};
 
 pub use checkpoint::CheckpointError;
 use checkpoint::{Identity, Position, State};
+pub use fidelity::Scored;
 use history::History;
 pub use history::Iteration;
 use scoring::Scorer;
@@ -103,6 +108,14 @@ pub enum SearchError {
         /// Images that one batch takes.
         expected: usize,
         /// Images that there are.
+        found: usize,
+    },
+    /// A budget leaves too few architectures.
+    #[error("architectures at the budget: expected at least {expected} different ones, found {found}")]
+    Few {
+        /// How many were asked for.
+        expected: usize,
+        /// How many were drawn.
         found: usize,
     },
     /// Every architecture's loss is infinite or not a number.
@@ -309,19 +322,8 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
 
     /// A view of any resolution and depth up to the backbone's, with uneven channels, at the budget.
     fn warmup_view(&mut self) -> Result<Architecture, SearchError> {
-        let rng = &mut self.state.position.views;
         let space = self.task.blueprint.space();
-        let params: Vec<f64> = space
-            .dims()
-            .iter()
-            .map(|dim| match dim.kind {
-                DimKind::Channels => {
-                    let value = dim.base as f64 * (WARMUP_SPREAD * normal(rng)).exp();
-                    (value - dim.min as f64) / dim.step as f64
-                }
-                DimKind::Resolution | DimKind::Depth => rng.random_range(0..=dim.level_of(dim.base)) as f64 + 0.5,
-            })
-            .collect();
+        let params = random_params(space, &mut self.state.position.views);
         Ok(space.at_params(&self.projection.project(&params)?))
     }
 
@@ -354,7 +356,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         candidates.push(centre.clone());
         let indices = self.state.position.evaluation_order.next_batch(self.settings.evaluation_batch).to_vec();
         if iteration.is_multiple_of(self.settings.nes_iterations) {
-            self.state.position.correction = self.trial_correction(&indices)?;
+            self.state.position.correction = self.trial_correction(std::slice::from_ref(&indices))?;
         }
         let mut losses = self.score(&candidates, &[indices]);
         let loss = losses[estimator.samples];
@@ -472,6 +474,18 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         assert!((LEAST_SHARE..=1.0).contains(&share), "a projected architecture takes {share} of the budget");
         Ok(Some((found, uniform_joint)))
     }
+}
+
+/// H of any resolution and depth up to the backbone's, with uneven channels.
+fn random_params(space: &SearchSpace, rng: &mut ChaCha8Rng) -> Vec<f64> {
+    let level = |dim: &ElasticDim| match dim.kind {
+        DimKind::Channels => {
+            let value = dim.base as f64 * (WARMUP_SPREAD * normal(rng)).exp();
+            (value - dim.min as f64) / dim.step as f64
+        }
+        DimKind::Resolution | DimKind::Depth => rng.random_range(0..=dim.level_of(dim.base)) as f64 + 0.5,
+    };
+    space.dims().iter().map(level).collect()
 }
 
 /// Where the least finite loss is.

@@ -72,9 +72,9 @@ impl<M: Backbone + 'static> Search<'_, M> {
         Ok(least_finite(&losses).map(|index| rescalings[index].clone()))
     }
 
-    /// What has to be added to the shared weights' losses on some images so that they depend on resolution and depth as
+    /// What has to be added to the shared weights' losses on some batches so that they depend on resolution and depth as
     /// those of the trials do; nothing, if there were no trials.
-    pub(super) fn trial_correction(&mut self, indices: &[usize]) -> Result<Option<Surface>, SearchError> {
+    pub(super) fn trial_correction(&mut self, batches: &[Vec<usize>]) -> Result<Option<Surface>, SearchError> {
         let space = self.task.blueprint.space();
         let mut architectures = Vec::new();
         let mut trial_losses = Vec::new();
@@ -85,7 +85,7 @@ impl<M: Backbone + 'static> Search<'_, M> {
         if architectures.is_empty() {
             return Ok(None);
         }
-        let shared = self.score(&architectures, &[indices.to_vec()]);
+        let shared = self.score(&architectures, batches);
         let differences = trial_losses.into_iter().zip(shared).map(|(trial, shared)| trial - shared);
         let differences: Vec<_> = architectures.into_iter().zip(differences).collect();
         let surface = Surface::fit(space, self.task.blueprint.cost(), &differences)?;
@@ -285,7 +285,8 @@ mod tests {
             }
             if !trials.is_empty() {
                 let images: Vec<usize> = (0..8).collect();
-                let correction = search.trial_correction(&images).expect("finite losses").expect("trials");
+                let correction =
+                    search.trial_correction(std::slice::from_ref(&images)).expect("finite losses").expect("trials");
                 for &(resolution, loss) in trials {
                     let architecture = space.architecture(vec![resolution, 200]).expect("one of the space");
                     let shared = search.score(std::slice::from_ref(&architecture), std::slice::from_ref(&images))[0];
