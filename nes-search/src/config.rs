@@ -159,7 +159,7 @@ fn sgd() -> SgdSettings {
         weight_decay: 5e-4,
         gradient_norm: 1.0,
         label_smoothing: 0.0,
-        augment: Augment { flip: true, shift: 1 },
+        augment: Augment { flip: false, shift: 1 },
     }
 }
 
