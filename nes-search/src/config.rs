@@ -294,7 +294,7 @@ fn comment(name: &str) -> Option<&'static str> {
             "warmup" => "Share of the steps in which it rises.",
             "momentum" => "Nesterov momentum.",
             "weight_decay" => "Weight decay.",
-            "gradient_norm" => "Largest norm of the gradient of one parameter tensor; longer ones are scaled down to it.",
+            "gradient_norm" => "Largest norm of one parameter's gradient; a longer one is scaled down to it.",
             "label_smoothing" => "Label smoothing.",
             "augment.flip" => "Whether half of the images are mirrored left to right.",
             "augment.shift" => "Largest shift in each direction, in pixels.",

@@ -101,6 +101,7 @@ fn settings() -> TrainSettings {
             warmup: 0.2,
             momentum: 0.9,
             weight_decay: 1e-4,
+            gradient_norm: 1.0,
             label_smoothing: 0.1,
             augment: Augment { flip: true, shift: 1 },
         },
@@ -138,6 +139,22 @@ fn training_learns_and_a_seed_decides_every_bit() {
     assert!(evaluation.accuracy > 0.3 && evaluation.loss < 2.1, "{evaluation:?}");
     assert_eq!(run(5).1, bits);
     assert_ne!(run(6).1, bits);
+}
+
+#[test]
+fn a_gradient_is_scaled_down_to_the_norm_that_it_may_have() {
+    let blueprint = blueprint();
+    let device = burn::tensor::Device::default().autodiff();
+    let (set, normalization) = images();
+    let loss = |gradient_norm| {
+        let mut settings = settings();
+        settings.sgd = SgdSettings { gradient_norm, weight_decay: 0.0, ..settings.sgd };
+        let network = blueprint.network(&blueprint.space().smallest(), 0, &device).expect("a network");
+        train(network, &set, &normalization, &settings, 0, "test", &mut ()).expect("not interrupted").loss
+    };
+    // With steps of next to nothing the weights stay where they were.
+    let [learned, stayed] = [loss(1.0), loss(1e-6)];
+    assert!(stayed > learned + 0.1 && stayed > 2.2, "{learned} and {stayed}");
 }
 
 #[test]

@@ -65,6 +65,7 @@ fn settings() -> SearchSettings {
             warmup: 0.2,
             momentum: 0.9,
             weight_decay: 1e-4,
+            gradient_norm: 1.0,
             label_smoothing: 0.1,
             augment: Augment { flip: true, shift: 1 },
         },
@@ -202,6 +203,27 @@ fn a_seed_decides_everything() {
     };
     assert_eq!(run(3), run(3));
     assert_ne!(run(3), run(4));
+}
+
+#[test]
+fn a_sample_is_at_the_budget_and_scored_by_the_weights_that_a_search_ended_with() {
+    let setting = Setting::new(1);
+    let directory = tempdir().unwrap();
+    let settings = settings();
+    setting.search(&settings, 3).run(Some(directory.path()), &mut ()).unwrap();
+    let sample = |count| setting.search(&settings, 3).resume(directory.path()).unwrap().sample(count).unwrap();
+    let (few, more) = (sample(3), sample(5));
+    for (one, other) in few.iter().zip(&more) {
+        assert_eq!((&one.architecture, one.shared_loss), (&other.architecture, other.shared_loss));
+    }
+    for (index, scored) in more.iter().enumerate() {
+        let share = setting.blueprint.cost().cost(&scored.architecture).unwrap().macs.ratio(BUDGET);
+        assert!((LEAST_SHARE..=1.0).contains(&share), "{}: {share} of the budget", scored.architecture);
+        assert!(more[..index].iter().all(|other| other.architecture != scored.architecture), "drawn twice");
+    }
+    let untrained = setting.search(&settings, 3).sample(3).unwrap();
+    assert!(untrained.iter().zip(&few).all(|(untrained, trained)| untrained.shared_loss != trained.shared_loss));
+    assert!(untrained.iter().all(|scored| scored.corrected_loss.is_none()), "there were no trials");
 }
 
 #[test]
