@@ -252,3 +252,25 @@ fn range(values: impl Iterator<Item = f64>) -> Range<f64> {
     let margin = (0.05 * (most - least)).max(1e-3);
     if margin.is_finite() { least - margin..most + margin } else { 0.0..1.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_shared_weights_prefer_and_training_too_correlates_by_1() {
+        let pair = |shared_loss, trained_loss, trained_accuracy| Pair {
+            architecture: Vec::new(),
+            macs: Macs(1),
+            shared_loss,
+            corrected_loss: None,
+            trained_loss,
+            trained_accuracy,
+        };
+        let pairs = [pair(Some(0.5), Some(0.3), 0.9), pair(Some(0.7), Some(0.4), 0.8), pair(None, None, 0.1)];
+        let same = correlations(&pairs, |pair| pair.shared_loss).expect("different ones");
+        let all = [same.spearman_accuracy, same.kendall_accuracy, same.spearman_loss, same.kendall_loss];
+        assert!(all.iter().all(|value| (value - 1.0).abs() < 1e-12), "{same:?}");
+        assert!(correlations(&pairs, |pair| pair.corrected_loss).is_none());
+    }
+}
