@@ -80,9 +80,10 @@ fn check_fidelity(folder: &Path, out: &Path) {
         assert!(pair["shared_loss"].as_f64() > Some(0.0) && pair["trained_loss"].as_f64() > Some(0.0), "{pair}");
         assert_ne!(pair["shared_loss"], pair["corrected_loss"], "{pair}");
     }
-    let more = fidelity("4");
-    let more = more["pairs"].as_array().expect("pairs");
+    let more_file = fidelity("4");
+    let more = more_file["pairs"].as_array().expect("pairs");
     assert!(more.len() == 4 && pairs.iter().all(|pair| more.contains(pair)), "{more:?} without one of {pairs:?}");
+    assert_eq!(fidelity("2")["pairs"].as_array(), Some(more), "trained pairs were given up");
     let plot = fs::read_to_string(out.join("fidelity.svg")).expect("a plot");
     // Two of each pair, and two in the legend.
     assert_eq!(plot.matches("<circle").count(), 2 * 4 + 2, "{plot}");

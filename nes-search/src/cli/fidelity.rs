@@ -32,7 +32,7 @@ The pairs are in fidelity.json and fidelity.svg of the directory. An interrupted
 pub struct Fidelity {
     /// The run directory of a finished search.
     directory: PathBuf,
-    /// How many architectures.
+    /// How many architectures at least: those that were trained before for as many epochs count too.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(2..=100_000))]
     architectures: u32,
     /// Passes over the training images, instead of those of the configuration.
@@ -118,16 +118,12 @@ impl Job {
         let scored = self.new_search()?.resume(directory)?.sample(count)?;
         let path = directory.join(FIDELITY);
         let seed = self.config.seed;
-        let earlier = read_json_if_there::<FidelityFile>(&path)?
+        // Of more architectures than now are asked for, none is given up.
+        let pairs = read_json_if_there::<FidelityFile>(&path)?
             .filter(|file| (file.epochs, file.seed) == (settings.epochs, seed))
             .map_or(Vec::new(), |file| file.pairs);
-        let (mut pairs, mut waiting) = (Vec::new(), Vec::new());
-        for scored in scored {
-            match earlier.iter().find(|pair| pair.architecture == scored.architecture.values()) {
-                Some(pair) => pairs.push(pair.clone()),
-                None => waiting.push(scored),
-            }
-        }
+        let known = |scored: &Scored| pairs.iter().any(|pair| pair.architecture == scored.architecture.values());
+        let waiting: Vec<Scored> = scored.into_iter().filter(|scored| !known(scored)).collect();
         let file = Mutex::new(FidelityFile { epochs: settings.epochs, seed, shared: None, corrected: None, pairs });
         let trainer = Trainer {
             blueprint: &self.blueprint,
