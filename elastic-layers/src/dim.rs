@@ -1,11 +1,8 @@
-//! Elastic dimensions, and the sizes of layers expressed in them.
+//! Elastic dimensions.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-
-use crate::Architecture;
 
 /// What an elastic dimension changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,63 +72,6 @@ impl ElasticDim {
     pub fn at_param(&self, h: f64) -> usize {
         // A cast from float saturates, and takes NaN to 0.
         self.at_level(h.floor() as usize)
-    }
-}
-
-/// The size of one axis of a layer: a number, or a dimension of the search space.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Size {
-    /// The same in every architecture.
-    Fixed(usize),
-    /// The value of a dimension.
-    Elastic {
-        /// Position of the dimension in its space.
-        index: usize,
-        /// Name of the dimension.
-        name: Arc<str>,
-        /// Largest value, and thus the size that the supernet holds.
-        max: usize,
-    },
-}
-
-impl Size {
-    /// The size in the supernet.
-    pub fn max(&self) -> usize {
-        match self {
-            Self::Fixed(size) => *size,
-            Self::Elastic { max, .. } => *max,
-        }
-    }
-
-    /// The size in an architecture.
-    ///
-    /// # Panics
-    /// If the architecture belongs to another space than this size.
-    pub fn at(&self, architecture: &Architecture) -> usize {
-        match self {
-            Self::Fixed(size) => *size,
-            Self::Elastic { index, name, max } => architecture.value_of(*index, name, *max),
-        }
-    }
-
-    /// Whether the size depends on the architecture.
-    pub fn is_elastic(&self) -> bool {
-        matches!(self, Self::Elastic { .. })
-    }
-}
-
-impl From<usize> for Size {
-    fn from(size: usize) -> Self {
-        Self::Fixed(size)
-    }
-}
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fixed(size) => write!(f, "{size}"),
-            Self::Elastic { name, max, .. } => write!(f, "{name}<={max}"),
-        }
     }
 }
 

@@ -1,12 +1,13 @@
-//! The trait of everything that can be seen at an architecture, and the one way in which weights are cropped.
+//! The trait of everything that can be seen at an architecture.
 
 use std::collections::HashMap;
 
 use burn::module::{Module, ModuleDisplay, Param, ParamId};
 use burn::nn;
-use burn::tensor::{Slice, Tensor};
+use burn::tensor::Tensor;
 
-use crate::{Architecture, Size};
+use crate::crop::materialize;
+use crate::{Architecture, Axis, Size};
 
 /// Where a batch norm takes its statistics from.
 ///
@@ -28,13 +29,97 @@ pub enum Statistics {
 
 /// A change that runs through a model, layer by layer.
 #[derive(Clone, Copy, Debug)]
-pub enum Adaptation<'a> {
+pub enum Change<'a> {
     /// See [`Elastic::select`].
     Select(&'a Architecture),
     /// See [`Elastic::materialize_at`].
     Materialize(&'a Architecture),
     /// See [`Elastic::with_statistics`].
     Statistics(Statistics),
+    /// See [`Elastic::named`].
+    Name,
+}
+
+/// A [`Change`] at one place of a model: what [`Elastic::adapt`] gets.
+///
+/// A layer of one's own passes its axes and parameters through [`axis`](Self::axis), [`param`](Self::param) and
+/// [`kept`](Self::kept), in this order, and need not know which change it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Adaptation<'a> {
+    change: Change<'a>,
+    place: Option<(&'a Adaptation<'a>, Name)>,
+}
+
+/// A step of a module path.
+#[derive(Clone, Copy, Debug)]
+enum Name {
+    Field(&'static str),
+    Index(usize),
+}
+
+impl<'a> Adaptation<'a> {
+    fn new(change: Change<'a>) -> Self {
+        Self { change, place: None }
+    }
+
+    /// The change.
+    pub fn change(&self) -> Change<'a> {
+        self.change
+    }
+
+    /// The same change, at a field of the module here.
+    #[must_use]
+    pub fn field(&self, name: &'static str) -> Adaptation<'_> {
+        Adaptation { change: self.change, place: Some((self, Name::Field(name))) }
+    }
+
+    /// The same change, at an element of the list of modules here.
+    #[must_use]
+    pub fn index(&self, index: usize) -> Adaptation<'_> {
+        Adaptation { change: self.change, place: Some((self, Name::Index(index))) }
+    }
+
+    /// The module path of this place, such as `blocks.0.conv`; empty where the change began.
+    pub fn path(&self) -> String {
+        let Some((parent, name)) = self.place else { return String::new() };
+        let mut path = parent.path();
+        if !path.is_empty() {
+            path.push('.');
+        }
+        match name {
+            Name::Field(name) => path.push_str(name),
+            Name::Index(index) => path.push_str(&index.to_string()),
+        }
+        path
+    }
+
+    /// An axis at the architecture of the change; as it is, if the change has none.
+    #[must_use]
+    pub fn axis(&self, axis: &Axis) -> Axis {
+        match self.change {
+            Change::Select(architecture) | Change::Materialize(architecture) => axis.at(architecture),
+            Change::Statistics(_) | Change::Name => axis.clone(),
+        }
+    }
+
+    /// A parameter behind the change, its axes being those that [`axis`](Self::axis) gave: cropped, if the change
+    /// materialises.
+    #[must_use]
+    pub fn param<const D: usize>(&self, param: &Param<Tensor<D>>, axes: [&Axis; D]) -> Param<Tensor<D>> {
+        match self.change {
+            Change::Materialize(_) => materialize(param, axes),
+            _ => param.clone(),
+        }
+    }
+
+    /// An axis as the changed layer keeps it: of fixed size, if the change materialises.
+    #[must_use]
+    pub fn kept(&self, axis: Axis) -> Axis {
+        match self.change {
+            Change::Materialize(_) => axis.len().into(),
+            _ => axis,
+        }
+    }
 }
 
 /// A module that can be seen at any architecture of a search space.
@@ -63,7 +148,7 @@ pub trait Elastic: Module + ModuleDisplay {
     /// If the architecture is of another search space.
     #[must_use]
     fn select(&self, architecture: &Architecture) -> Self {
-        self.adapt(&Adaptation::Select(architecture))
+        self.adapt(&Adaptation::new(Change::Select(architecture)))
     }
 
     /// The static model of an architecture: its own parameters, copied from the first channels of these, fixed sizes,
@@ -77,13 +162,21 @@ pub trait Elastic: Module + ModuleDisplay {
     /// If the architecture is of another search space.
     #[must_use]
     fn materialize_at(&self, architecture: &Architecture) -> Self {
-        self.adapt(&Adaptation::Materialize(architecture))
+        self.adapt(&Adaptation::new(Change::Materialize(architecture)))
     }
 
     /// The same module with every batch norm's statistics taken from elsewhere.
     #[must_use]
     fn with_statistics(&self, statistics: Statistics) -> Self {
-        self.adapt(&Adaptation::Statistics(statistics))
+        self.adapt(&Adaptation::new(Change::Statistics(statistics)))
+    }
+
+    /// The same module, whose layers know their module paths, which their messages name.
+    ///
+    /// Any other change names the layers too; after this one it need not, which makes [`select`](Self::select) faster.
+    #[must_use]
+    fn named(&self) -> Self {
+        self.adapt(&Adaptation::new(Change::Name))
     }
 }
 
@@ -102,39 +195,14 @@ impl AxesVisitor {
     }
 
     /// Records one parameter's axes, in the order of its shape.
-    pub fn visit<const D: usize>(&mut self, param: &Param<Tensor<D>>, axes: [Size; D]) {
-        self.axes.insert(param.id, axes.into());
+    pub fn visit<const D: usize>(&mut self, param: &Param<Tensor<D>>, axes: [&Axis; D]) {
+        self.axes.insert(param.id, axes.map(|axis| axis.size().clone()).into());
     }
 
     /// The axes of a parameter, if it is elastic.
     pub fn get(&self, id: ParamId) -> Option<&[Size]> {
         self.axes.get(&id).map(Vec::as_slice)
     }
-}
-
-/// The first entries of a parameter along every axis.
-///
-/// The one place where weights are cropped: both a view's forward and a materialised model take theirs from here.
-pub(crate) fn active<const D: usize>(param: &Param<Tensor<D>>, sizes: [usize; D]) -> Tensor<D> {
-    crop(param.val(), sizes)
-}
-
-/// As [`active`], of a plain tensor.
-pub(crate) fn crop<const D: usize>(tensor: Tensor<D>, sizes: [usize; D]) -> Tensor<D> {
-    if tensor.dims() == sizes { tensor } else { tensor.slice(sizes.map(|size| Slice::from(0..size))) }
-}
-
-/// A parameter of its own with the first entries of another along every axis, copied.
-pub(crate) fn materialize<const D: usize>(param: &Param<Tensor<D>>, sizes: [usize; D]) -> Param<Tensor<D>> {
-    let cropped = Param::from_tensor(detached(active(param, sizes)));
-    let is_active = param.val().is_require_grad() || !param.val().is_autodiff();
-    cropped.set_require_grad(is_active)
-}
-
-/// A copy that shares no storage and no graph with the original.
-pub(crate) fn detached<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    let device = tensor.device();
-    Tensor::from_data(tensor.into_data(), &device)
 }
 
 impl<E: Elastic> Elastic for Option<E> {
@@ -149,7 +217,7 @@ impl<E: Elastic> Elastic for Option<E> {
 
 impl<E: Elastic> Elastic for Vec<E> {
     fn adapt(&self, adaptation: &Adaptation<'_>) -> Self {
-        self.iter().map(|inner| inner.adapt(adaptation)).collect()
+        self.iter().enumerate().map(|(index, inner)| inner.adapt(&adaptation.index(index))).collect()
     }
 
     fn visit_axes(&self, visitor: &mut AxesVisitor) {
@@ -159,7 +227,7 @@ impl<E: Elastic> Elastic for Vec<E> {
 
 impl<E: Elastic, const N: usize> Elastic for [E; N] {
     fn adapt(&self, adaptation: &Adaptation<'_>) -> Self {
-        std::array::from_fn(|index| self[index].adapt(adaptation))
+        std::array::from_fn(|index| self[index].adapt(&adaptation.index(index)))
     }
 
     fn visit_axes(&self, visitor: &mut AxesVisitor) {
@@ -184,11 +252,17 @@ without_parameters!(
     usize,
     f64,
     nn::Dropout,
+    nn::Elu,
     nn::Gelu,
     nn::HardSigmoid,
+    nn::activation::HardSwish,
     nn::LeakyRelu,
+    nn::activation::Mish,
     nn::Relu,
+    nn::activation::Relu6,
+    nn::activation::SiLU,
     nn::Sigmoid,
+    nn::Softplus,
     nn::Tanh,
     nn::pool::AdaptiveAvgPool1d,
     nn::pool::AdaptiveAvgPool2d,

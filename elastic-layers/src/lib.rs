@@ -48,26 +48,31 @@ mod architecture;
 pub mod backbones;
 pub mod capture;
 mod cost;
+mod crop;
 mod dim;
 mod elastic;
 mod layers;
 mod macs;
 mod recalibrate;
+mod size;
 mod space;
 
 pub use architecture::{Architecture, ArchitectureError, ArchitectureFile, DimensionValue};
 pub use cost::{Cost, CostError, CostModel};
-pub use dim::{DimKind, ElasticDim, Size};
-pub use elastic::{Adaptation, AxesVisitor, Elastic, Statistics};
+pub use dim::{DimKind, ElasticDim};
+pub use elastic::{Adaptation, AxesVisitor, Change, Elastic, Statistics};
 pub use elastic_kernels as kernels;
 pub use elastic_kernels::Activation;
 pub use elastic_layers_derive::Elastic;
 pub use layers::{
-    ElasticBatchNorm, ElasticBatchNormConfig, ElasticConv2d, ElasticConv2dConfig, ElasticLinear, ElasticLinearConfig,
-    ElasticResize, ElasticStack, Groups,
+    ElasticBatchNorm, ElasticBatchNormConfig, ElasticConv1d, ElasticConv1dConfig, ElasticConv2d, ElasticConv2dConfig,
+    ElasticConvTranspose2d, ElasticConvTranspose2dConfig, ElasticGroupNorm, ElasticGroupNormConfig, ElasticLayerNorm,
+    ElasticLayerNormConfig, ElasticLinear, ElasticLinearConfig, ElasticPRelu, ElasticPReluConfig, ElasticResize,
+    ElasticSqueezeExcite, ElasticSqueezeExciteConfig, ElasticStack, Gate,
 };
 pub use macs::Macs;
 pub use recalibrate::recalibrate;
+pub use size::{Axis, Size};
 pub use space::{DimBuilder, SearchSpace, SpaceError};
 
 /// An elastic network from images to class scores: what the search, the trainer and the exporter run.

@@ -45,7 +45,7 @@ impl SearchSpace {
     }
 
     fn dim(&mut self, name: impl Into<String>, kind: DimKind, base: usize) -> DimBuilder<'_> {
-        DimBuilder { space: self, name: name.into(), kind, base, range: (base, base), step: 1 }
+        DimBuilder { space: self, name: name.into(), kind, base, range: (base, base), step: 1, divisor: 1 }
     }
 
     /// The dimensions, in order.
@@ -161,6 +161,11 @@ impl SearchSpace {
         self.dims.iter().map(|dim| (dim.levels() as f64).log10()).fold(0.0, |sum, levels| sum + levels)
     }
 
+    /// A table of all dimensions and the number of architectures, for people; also what `Display` writes.
+    pub fn describe(&self) -> String {
+        self.to_string()
+    }
+
     fn of_values(&self, values: Vec<usize>) -> Architecture {
         Architecture::new_unchecked(self.dims.clone(), values)
     }
@@ -187,6 +192,7 @@ pub struct DimBuilder<'a> {
     base: usize,
     range: (usize, usize),
     step: usize,
+    divisor: usize,
 }
 
 impl DimBuilder<'_> {
@@ -214,6 +220,13 @@ impl DimBuilder<'_> {
         self
     }
 
+    /// Allows multiples of a number only, as vector units like them: the step is rounded to such a multiple, at least one,
+    /// and the base has to be one.
+    pub fn multiple_of(mut self, divisor: usize) -> Self {
+        self.divisor = divisor;
+        self
+    }
+
     fn fraction(&self, fraction: f64) -> usize {
         ((self.base as f64 * fraction).round() as usize).max(1)
     }
@@ -221,19 +234,24 @@ impl DimBuilder<'_> {
     /// Adds the dimension to its space. The values lie on a grid through the base, inside the range.
     ///
     /// # Errors
-    /// If the name is taken, the step or the smallest value is 0, or the base is outside the range; in a pinned space,
-    /// if the architecture has no such dimension at this place.
+    /// If the name is taken, the step, the smallest value or the divisor is 0, or the base is outside the range or no
+    /// multiple of the divisor; in a pinned space, if the architecture has no such dimension at this place.
     pub fn add(self) -> Result<Size, SpaceError> {
-        let Self { space, name, kind, base, range: (low, high), step } = self;
+        let Self { space, name, kind, base, range: (low, high), step, divisor } = self;
         if space.get(&name).is_some() {
             return Err(SpaceError::Taken { name });
         }
-        if step == 0 || low == 0 {
+        if step == 0 || low == 0 || divisor == 0 {
             return Err(SpaceError::Zero { name });
+        }
+        if !base.is_multiple_of(divisor) {
+            return Err(SpaceError::Divisor { name, base, divisor });
         }
         if !(low..=high).contains(&base) {
             return Err(SpaceError::Range { name, base, low, high });
         }
+        // The nearest multiple, the larger one of two that are as near.
+        let step = ((step + divisor / 2) / divisor).max(1) * divisor;
         let (min, max) = (base - (base - low) / step * step, base + (high - base) / step * step);
         let index = space.dims.len();
         let dim = ElasticDim { name: name.clone(), kind, base, min, max, step };
@@ -260,7 +278,7 @@ pub enum SpaceError {
         name: String,
     },
     /// A size or step of nothing.
-    #[error("dimension \"{name}\": the step and the smallest value must be at least 1")]
+    #[error("dimension \"{name}\": the step, the smallest value and the divisor must be at least 1")]
     Zero {
         /// The name.
         name: String,
@@ -276,6 +294,16 @@ pub enum SpaceError {
         low: usize,
         /// Upper end.
         high: usize,
+    },
+    /// A base that is no multiple of the divisor.
+    #[error("dimension \"{name}\": the base {base} should be a multiple of {divisor}")]
+    Divisor {
+        /// The name.
+        name: String,
+        /// The base.
+        base: usize,
+        /// The divisor.
+        divisor: usize,
     },
     /// The architecture that a space is pinned to was made for other dimensions.
     #[error("dimension \"{name}\": the architecture has no such dimension at place {index}")]

@@ -91,7 +91,7 @@ fn dimensions_that_make_no_sense_are_refused_with_a_message() {
     assert_eq!(taken, "dimension \"stem\": the search space has one of that name already");
     let range = space.channels("x", 8).range(9..=12).add().unwrap_err().to_string();
     assert_eq!(range, "dimension \"x\": the base 8 should be in the range 9 to 12");
-    let zero = "dimension \"x\": the step and the smallest value must be at least 1";
+    let zero = "dimension \"x\": the step, the smallest value and the divisor must be at least 1";
     assert_eq!(space.channels("x", 8).step_by(0).add().expect_err("no step").to_string(), zero);
     assert_eq!(space.channels("x", 8).range(0..=8).add().expect_err("nothing").to_string(), zero);
     let below = space.channels("x", 8).range(2..=7).add().expect_err("a base above").to_string();

@@ -62,11 +62,11 @@ fn arm(path: TokenStream, fields: &Fields) -> syn::Result<Arm> {
     let mut visited = TokenStream::new();
     for (index, field) in fields.iter().enumerate() {
         let binding = format_ident!("field_{index}");
-        let member = match &field.ident {
-            Some(ident) => quote!(#ident),
+        let (member, name) = match &field.ident {
+            Some(ident) => (quote!(#ident), ident.to_string()),
             None => {
-                let index = Index::from(index);
-                quote!(#index)
+                let number = Index::from(index);
+                (quote!(#number), index.to_string())
             }
         };
         if is_skipped(field)? {
@@ -75,7 +75,7 @@ fn arm(path: TokenStream, fields: &Fields) -> syn::Result<Arm> {
             visited.extend(quote!(let _ = #binding;));
         } else {
             pattern.extend(quote!(#member: #binding,));
-            adapted.extend(quote!(#member: ::elastic_layers::Elastic::adapt(#binding, adaptation),));
+            adapted.extend(quote!(#member: ::elastic_layers::Elastic::adapt(#binding, &adaptation.field(#name)),));
             visited.extend(quote!(::elastic_layers::Elastic::visit_axes(#binding, visitor);));
         }
     }

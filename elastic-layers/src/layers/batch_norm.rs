@@ -5,8 +5,9 @@ use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{Device, Tensor};
 use elastic_kernels::{Activation, BatchNormOutput, batch_norm, batch_norm_train};
 
-use crate::elastic::{active, crop, detached, materialize};
-use crate::{Adaptation, AxesVisitor, Elastic, Size, Statistics};
+use super::label::Label;
+use crate::crop::{active, crop, detached, in_use, place};
+use crate::{Adaptation, AxesVisitor, Axis, Change, Elastic, Size, Statistics};
 
 /// Configuration of an [`ElasticBatchNorm`]; mirrors [`BatchNormConfig`].
 #[derive(Clone, Debug)]
@@ -37,21 +38,20 @@ impl ElasticBatchNormConfig {
 
     /// The layer at its maximum size.
     pub fn init(&self, device: &Device) -> ElasticBatchNorm {
-        let features = self.features.max();
-        let BatchNorm { gamma, beta, training, running_mean, running_var, momentum, epsilon } =
-            BatchNormConfig::new(features).with_epsilon(self.epsilon).with_momentum(self.momentum).init(device);
-        ElasticBatchNorm {
-            gamma,
-            beta,
-            training,
-            running_mean,
-            running_var,
-            momentum,
-            epsilon,
-            features: self.features.clone(),
-            active: features,
-            statistics: Statistics::Running,
-        }
+        let config = BatchNormConfig::new(self.features.max()).with_epsilon(self.epsilon).with_momentum(self.momentum);
+        self.take_over(config.init(device))
+    }
+
+    /// The layer with the parameters, running statistics and options of one of Burn's, which is the layer at its maximum
+    /// size.
+    ///
+    /// # Panics
+    /// If that has another size.
+    pub fn take_over(&self, norm: BatchNorm) -> ElasticBatchNorm {
+        let features = Axis::from(self.features.clone());
+        let (expected, [got]) = (features.len(), norm.gamma.lazy_shape().dims());
+        assert!(got == expected, "ElasticBatchNorm [{}]: expected {expected} features, got {got}", self.features);
+        ElasticBatchNorm { known: features.clone(), features, ..norm.into() }
     }
 }
 
@@ -71,11 +71,14 @@ pub struct ElasticBatchNorm {
     momentum: f64,
     epsilon: f64,
     #[module(skip)]
-    features: Size,
+    features: Axis,
+    /// The features that the running statistics are of.
     #[module(skip)]
-    active: usize,
+    known: Axis,
     #[module(skip)]
     statistics: Statistics,
+    #[module(skip)]
+    label: Label,
 }
 
 impl ElasticBatchNorm {
@@ -101,12 +104,12 @@ impl ElasticBatchNorm {
     /// # Panics
     /// As [`forward`](Self::forward).
     pub fn forward_activated<const D: usize>(&self, input: Tensor<D>, activation: Activation) -> Tensor<D> {
-        let features = input.dims()[1];
+        let (expected, got) = (self.features.len(), input.dims()[1]);
         assert!(
-            features == self.active,
-            "ElasticBatchNorm [{}]: expected {} features, got {features}",
-            self.features,
-            self.active
+            got == expected,
+            "ElasticBatchNorm {}[{}]: expected {expected} features, got {got}",
+            self.label,
+            self.features.size(),
         );
         let training = input.device().is_autodiff() && self.training.is_enabled();
         match self.statistics {
@@ -126,7 +129,7 @@ impl ElasticBatchNorm {
         let device = input.device();
         let [gamma, beta] = self.scale_and_shift();
         let [mean, var] =
-            [&self.running_mean, &self.running_var].map(|state| crop(state.value().to_device(&device), [self.active]));
+            [&self.running_mean, &self.running_var].map(|state| self.in_view(state.value().to_device(&device)));
         batch_norm(input, gamma, beta, mean, var, self.epsilon, activation)
     }
 
@@ -135,7 +138,7 @@ impl ElasticBatchNorm {
         let device = input.device();
         let result = self.forward_batch(input, activation);
         for (state, batch) in [(&self.running_mean, result.mean), (&self.running_var, result.variance)] {
-            let old = crop(state.value_sync().to_device(&device), [self.active]);
+            let old = self.in_view(state.value_sync().to_device(&device));
             let new = old.mul_scalar(1.0 - weight).add(batch.detach().mul_scalar(weight));
             state.update(new.detach());
         }
@@ -143,69 +146,109 @@ impl ElasticBatchNorm {
     }
 
     fn scale_and_shift(&self) -> [Tensor<1>; 2] {
-        [active(&self.gamma, [self.active]), active(&self.beta, [self.active])]
+        [active(&self.gamma, [&self.features]), active(&self.beta, [&self.features])]
     }
 
-    /// Running mean and variance of so many features, on their own. A feature that has none yet gets Burn's initial
-    /// ones: a view that was recalibrated at one size can be selected at a larger one.
-    fn own_statistics(&self, features: usize) -> [RunningState<Tensor<1>>; 2] {
+    /// A running statistic's features of this view. A view that updates the statistics leaves them with its own only.
+    fn in_view(&self, statistic: Tensor<1>) -> Tensor<1> {
+        if statistic.dims() == [self.features.len()] { statistic } else { crop(statistic, [&self.features]) }
+    }
+
+    /// Running mean and variance of other features, on their own. A feature that has none yet gets Burn's initial ones: a
+    /// view that was recalibrated at one size can be selected at a larger one.
+    fn own_statistics(&self, features: &Axis) -> [RunningState<Tensor<1>>; 2] {
         [(&self.running_mean, 0.0), (&self.running_var, 1.0)].map(|(state, initial)| {
             let known = state.value_sync();
-            let [len] = known.dims();
-            let sized = match features.checked_sub(len) {
-                None | Some(0) => crop(known, [features]),
-                Some(missing) => {
-                    let rest = Tensor::full([missing], initial, &known.device());
-                    Tensor::cat(vec![known, rest], 0)
-                }
-            };
-            RunningState::with_id(ParamId::new(), detached(sized))
+            let all = Tensor::full([self.known.size().max()], initial, &known.device());
+            let all = if known.dims() == all.dims() { known } else { place(all, known, [&self.known]) };
+            RunningState::with_id(ParamId::new(), detached(crop(all, [features])))
         })
+    }
+
+    /// The same layer with running statistics of its own, of the features in use.
+    fn with_own_statistics(self) -> Self {
+        let [running_mean, running_var] = self.own_statistics(&self.features);
+        Self { running_mean, running_var, known: self.features.clone(), ..self }
+    }
+}
+
+/// With the same parameters and running statistics, and a fixed size.
+impl From<BatchNorm> for ElasticBatchNorm {
+    fn from(norm: BatchNorm) -> Self {
+        let BatchNorm { gamma, beta, training, running_mean, running_var, momentum, epsilon } = norm;
+        let [features] = gamma.lazy_shape().dims();
+        let features = Axis::from(features);
+        Self {
+            gamma,
+            beta,
+            training,
+            running_mean,
+            running_var,
+            momentum,
+            epsilon,
+            known: features.clone(),
+            features,
+            statistics: Statistics::Running,
+            label: Label::default(),
+        }
+    }
+}
+
+/// Burn's own layer with the parameters and running statistics in use: of a view, a copy of its part.
+impl From<ElasticBatchNorm> for BatchNorm {
+    fn from(norm: ElasticBatchNorm) -> Self {
+        let ElasticBatchNorm { gamma, beta, training, running_mean, running_var, momentum, epsilon, features, .. } =
+            norm.with_own_statistics();
+        let (gamma, beta) = (in_use(gamma, [&features]), in_use(beta, [&features]));
+        Self { gamma, beta, training, running_mean, running_var, momentum, epsilon }
     }
 }
 
 impl Elastic for ElasticBatchNorm {
     fn adapt(&self, adaptation: &Adaptation<'_>) -> Self {
-        match adaptation {
-            Adaptation::Select(architecture) => {
-                Self { active: self.features.at(architecture), statistics: Statistics::Batch, ..self.clone() }
-            }
-            Adaptation::Materialize(architecture) => {
-                let features = self.features.at(architecture);
-                let [running_mean, running_var] = self.own_statistics(features);
+        let features = adaptation.axis(&self.features);
+        let statistics = match adaptation.change() {
+            Change::Select(_) => Statistics::Batch,
+            Change::Materialize(_) => Statistics::Running,
+            Change::Statistics(statistics) => statistics,
+            Change::Name => self.statistics,
+        };
+        let label = self.label.at(adaptation);
+        match adaptation.change() {
+            Change::Select(_) | Change::Name => Self { features, statistics, label, ..self.clone() },
+            Change::Materialize(_) => {
+                let [running_mean, running_var] = self.own_statistics(&features);
+                let fixed = adaptation.kept(features.clone());
                 Self {
-                    gamma: materialize(&self.gamma, [features]),
-                    beta: materialize(&self.beta, [features]),
+                    gamma: adaptation.param(&self.gamma, [&features]),
+                    beta: adaptation.param(&self.beta, [&features]),
                     running_mean,
                     running_var,
-                    features: Size::Fixed(features),
-                    active: features,
-                    statistics: Statistics::Running,
+                    known: fixed.clone(),
+                    features: fixed,
+                    statistics,
+                    label,
                     ..self.clone()
                 }
             }
-            Adaptation::Statistics(statistics @ Statistics::Calibrate { .. }) => {
-                let [running_mean, running_var] = self.own_statistics(self.active);
-                Self { running_mean, running_var, statistics: *statistics, ..self.clone() }
-            }
-            Adaptation::Statistics(statistics) => {
+            Change::Statistics(_) => {
+                let changed = Self { statistics, label, ..self.clone() };
+                if matches!(statistics, Statistics::Calibrate { .. }) {
+                    return changed.with_own_statistics();
+                }
                 if matches!(self.statistics, Statistics::Calibrate { .. }) {
                     // Burn holds an update back until a synchronised read, which inference and saving are not.
                     let _ = (self.running_mean.value_sync(), self.running_var.value_sync());
                 }
-                let changed = Self { statistics: *statistics, ..self.clone() };
-                if *statistics == Statistics::Running && self.running_mean.value().dims() != [self.active] {
-                    // The statistics are shared with the supernet, which training a view would leave with fewer.
-                    let [running_mean, running_var] = self.own_statistics(self.active);
-                    return Self { running_mean, running_var, ..changed };
-                }
-                changed
+                // The statistics are shared with the supernet, which training a view would leave with fewer.
+                let shares = statistics == Statistics::Running && self.known != self.features;
+                if shares { changed.with_own_statistics() } else { changed }
             }
         }
     }
 
     fn visit_axes(&self, visitor: &mut AxesVisitor) {
-        visitor.visit(&self.gamma, [self.features.clone()]);
-        visitor.visit(&self.beta, [self.features.clone()]);
+        visitor.visit(&self.gamma, [&self.features]);
+        visitor.visit(&self.beta, [&self.features]);
     }
 }

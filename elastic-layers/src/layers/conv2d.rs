@@ -9,17 +9,9 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
 use elastic_kernels::conv2d;
 
-use crate::elastic::{active, materialize};
-use crate::{Adaptation, AxesVisitor, Elastic, Size};
-
-/// Which input channels an output channel sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Groups {
-    /// All of them.
-    Dense,
-    /// Its own only; output and input channels are the same dimension.
-    Depthwise,
-}
+use super::channels::{Channels, elastic_convolution, same_padding};
+use super::label::Label;
+use crate::Size;
 
 /// Configuration of an [`ElasticConv2d`]; mirrors [`Conv2dConfig`].
 #[derive(Clone, Debug)]
@@ -28,7 +20,7 @@ pub struct ElasticConv2dConfig {
     kernel_size: [usize; 2],
     stride: [usize; 2],
     dilation: [usize; 2],
-    groups: Groups,
+    groups: Size,
     padding: PaddingConfig2d,
     bias: bool,
     initializer: Initializer,
@@ -44,7 +36,7 @@ impl ElasticConv2dConfig {
             kernel_size,
             stride: burn.stride,
             dilation: burn.dilation,
-            groups: Groups::Dense,
+            groups: burn.groups.into(),
             padding: burn.padding,
             bias: burn.bias,
             initializer: burn.initializer,
@@ -53,7 +45,7 @@ impl ElasticConv2dConfig {
 
     /// A depthwise convolution: one filter for each channel.
     pub fn depthwise(channels: Size, kernel_size: [usize; 2]) -> Self {
-        Self { groups: Groups::Depthwise, ..Self::new([channels.clone(), channels], kernel_size) }
+        Self::new([channels.clone(), channels.clone()], kernel_size).with_groups(channels)
     }
 
     /// Sets the stride.
@@ -65,6 +57,15 @@ impl ElasticConv2dConfig {
     /// Sets the spacing between kernel elements.
     pub fn with_dilation(mut self, dilation: [usize; 2]) -> Self {
         self.dilation = dilation;
+        self
+    }
+
+    /// Sets the number of groups; every input and output channel belongs to one, and sees the others of it only.
+    ///
+    /// Both numbers of channels must be `groups` itself or a product `groups * channels`, unless they and the groups are
+    /// fixed: so every group is cropped on its own. Either factor may be elastic.
+    pub fn with_groups(mut self, groups: impl Into<Size>) -> Self {
+        self.groups = groups.into();
         self
     }
 
@@ -92,28 +93,29 @@ impl ElasticConv2dConfig {
     }
 
     /// The layer at its maximum sizes.
+    ///
+    /// # Panics
+    /// If the numbers of channels are not written as groups; see [`with_groups`](Self::with_groups).
     pub fn init(&self, device: &Device) -> ElasticConv2d {
-        let [inputs, outputs] = [self.channels[0].max(), self.channels[1].max()];
-        let groups = match self.groups {
-            Groups::Dense => 1,
-            Groups::Depthwise => outputs,
-        };
-        let Conv2d { weight, bias, .. } = Conv2dConfig::new([inputs, outputs], self.kernel_size)
-            .with_groups(groups)
+        let conv = Conv2dConfig::new([self.channels[0].max(), self.channels[1].max()], self.kernel_size)
+            .with_stride(self.stride)
+            .with_dilation(self.dilation)
+            .with_groups(self.groups.max())
+            .with_padding(self.padding.clone())
             .with_bias(self.bias)
             .with_initializer(self.initializer.clone())
             .init(device);
-        ElasticConv2d {
-            weight,
-            bias,
-            stride: self.stride,
-            kernel_size: self.kernel_size,
-            dilation: self.dilation,
-            groups: self.groups,
-            padding: self.padding.clone(),
-            channels: self.channels.clone(),
-            active: [inputs, outputs],
-        }
+        self.take_over(conv)
+    }
+
+    /// The layer with the parameters and options of one of Burn's, which is the layer at its maximum sizes.
+    ///
+    /// # Panics
+    /// If that has other sizes, or the numbers of channels are not written as groups.
+    pub fn take_over(&self, conv: Conv2d) -> ElasticConv2d {
+        let channels = Channels::new("ElasticConv2d", &self.channels, &self.groups);
+        channels.check_weight("ElasticConv2d", &conv.weight);
+        ElasticConv2d { channels, ..conv.into() }
     }
 }
 
@@ -122,7 +124,7 @@ impl ElasticConv2dConfig {
 /// Made by [`ElasticConv2dConfig`]. At full size it is [`burn::nn::conv::Conv2d`] with the same parameters.
 #[derive(Module, Debug)]
 pub struct ElasticConv2d {
-    /// `[channels_out, channels_in, kernel_height, kernel_width]`; `channels_in` is 1 if depthwise.
+    /// `[channels_out, channels_in / groups, kernel_height, kernel_width]`.
     pub weight: Param<Tensor<4>>,
     /// `[channels_out]`.
     pub bias: Option<Param<Tensor<1>>>,
@@ -133,13 +135,11 @@ pub struct ElasticConv2d {
     /// Spacing between kernel elements.
     pub dilation: [usize; 2],
     #[module(skip)]
-    groups: Groups,
-    #[module(skip)]
     padding: PaddingConfig2d,
     #[module(skip)]
-    channels: [Size; 2],
+    channels: Channels,
     #[module(skip)]
-    active: [usize; 2],
+    label: Label,
 }
 
 impl ElasticConv2d {
@@ -152,23 +152,13 @@ impl ElasticConv2d {
     /// # Panics
     /// If the input has another number of channels than the layer at its architecture.
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        let [_, channels, height, width] = input.dims();
-        let [inputs, outputs] = self.active;
-        assert!(
-            channels == inputs,
-            "ElasticConv2d [{} -> {}] {:?}: expected {inputs} input channels, got {channels}",
-            self.channels[0],
-            self.channels[1],
-            self.kernel_size,
-        );
-        let groups = match self.groups {
-            Groups::Dense => 1,
-            Groups::Depthwise => outputs,
-        };
+        let [_, inputs, height, width] = input.dims();
+        self.channels
+            .check_input(inputs, || format!("ElasticConv2d {}[{}] {:?}", self.label, self.channels, self.kernel_size));
         let padding = self.padding_pairs([height, width]);
-        let options = ConvOptions::new_with_padding(self.stride, padding, self.dilation, groups);
-        let weight = active(&self.weight, self.weight_sizes(self.active));
-        conv2d(input, weight, self.bias.as_ref().map(|bias| active(bias, [outputs])), options)
+        let options = ConvOptions::new_with_padding(self.stride, padding, self.dilation, self.channels.groups());
+        let (weight, bias) = self.channels.active(&self.weight, self.bias.as_ref());
+        conv2d(input, weight, bias, options)
     }
 
     /// The padding before and behind each axis.
@@ -176,60 +166,30 @@ impl ElasticConv2d {
         match self.padding {
             PaddingConfig2d::Valid => [(0, 0); 2],
             PaddingConfig2d::Explicit(top, left, bottom, right) => [(top, bottom), (left, right)],
-            // As Burn's layer, whose own function is private: dilation is not counted, an odd number goes behind.
-            PaddingConfig2d::Same => from_fn(|axis| {
-                let reach = (size[axis].div_ceil(self.stride[axis]).max(1) - 1) * self.stride[axis];
-                let total = (reach + self.kernel_size[axis]).saturating_sub(size[axis]);
-                (total / 2, total.div_ceil(2))
-            }),
-        }
-    }
-
-    /// The numbers of input and output channels of this view.
-    pub fn active_channels(&self) -> [usize; 2] {
-        self.active
-    }
-
-    fn weight_sizes(&self, [inputs, outputs]: [usize; 2]) -> [usize; 4] {
-        let [height, width] = self.kernel_size;
-        match self.groups {
-            Groups::Dense => [outputs, inputs, height, width],
-            Groups::Depthwise => [outputs, 1, height, width],
+            PaddingConfig2d::Same => {
+                from_fn(|axis| same_padding(size[axis], self.kernel_size[axis], self.stride[axis]))
+            }
         }
     }
 }
 
-impl Elastic for ElasticConv2d {
-    fn adapt(&self, adaptation: &Adaptation<'_>) -> Self {
-        match adaptation {
-            Adaptation::Select(architecture) => {
-                let active = [self.channels[0].at(architecture), self.channels[1].at(architecture)];
-                Self { active, ..self.clone() }
-            }
-            Adaptation::Materialize(architecture) => {
-                let active = [self.channels[0].at(architecture), self.channels[1].at(architecture)];
-                Self {
-                    weight: materialize(&self.weight, self.weight_sizes(active)),
-                    bias: self.bias.as_ref().map(|bias| materialize(bias, [active[1]])),
-                    channels: active.map(Size::Fixed),
-                    active,
-                    ..self.clone()
-                }
-            }
-            Adaptation::Statistics(_) => self.clone(),
-        }
-    }
-
-    fn visit_axes(&self, visitor: &mut AxesVisitor) {
-        let [inputs, outputs] = self.channels.clone();
-        let [height, width] = self.kernel_size.map(Size::Fixed);
-        let inputs = match self.groups {
-            Groups::Dense => inputs,
-            Groups::Depthwise => Size::Fixed(1),
-        };
-        visitor.visit(&self.weight, [outputs.clone(), inputs, height, width]);
-        if let Some(bias) = &self.bias {
-            visitor.visit(bias, [outputs]);
-        }
+/// With the same parameters, and fixed sizes.
+impl From<Conv2d> for ElasticConv2d {
+    fn from(conv: Conv2d) -> Self {
+        let Conv2d { weight, bias, stride, kernel_size, dilation, groups, padding } = conv;
+        let [outputs, in_group, ..] = weight.lazy_shape().dims::<4>();
+        let channels = Channels::new("Conv2d", &[in_group * groups, outputs].map(Size::Fixed), &groups.into());
+        Self { weight, bias, stride, kernel_size, dilation, padding, channels, label: Label::default() }
     }
 }
+
+/// Burn's own layer with the parameters in use: of a view, a copy of its part.
+impl From<ElasticConv2d> for Conv2d {
+    fn from(conv: ElasticConv2d) -> Self {
+        let ElasticConv2d { weight, bias, stride, kernel_size, dilation, padding, channels, .. } = conv;
+        let (weight, bias) = channels.params_in_use(weight, bias);
+        Self { weight, bias, stride, kernel_size, dilation, groups: channels.groups(), padding }
+    }
+}
+
+elastic_convolution!(ElasticConv2d { stride, kernel_size, dilation, padding });

@@ -5,8 +5,9 @@ use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor};
 
-use crate::elastic::{active, materialize};
-use crate::{Adaptation, AxesVisitor, Elastic, Size};
+use super::label::Label;
+use crate::crop::{active, in_use};
+use crate::{Adaptation, AxesVisitor, Axis, Elastic, Size};
 
 /// Configuration of an [`ElasticLinear`]; mirrors [`LinearConfig`].
 #[derive(Clone, Debug)]
@@ -37,12 +38,22 @@ impl ElasticLinearConfig {
 
     /// The layer at its maximum sizes.
     pub fn init(&self, device: &Device) -> ElasticLinear {
-        let active = [self.features[0].max(), self.features[1].max()];
-        let Linear { weight, bias } = LinearConfig::new(active[0], active[1])
+        let linear = LinearConfig::new(self.features[0].max(), self.features[1].max())
             .with_bias(self.bias)
             .with_initializer(self.initializer.clone())
             .init(device);
-        ElasticLinear { weight, bias, features: self.features.clone(), active }
+        self.take_over(linear)
+    }
+
+    /// The layer with the parameters of one of Burn's, which is the layer at its maximum sizes.
+    ///
+    /// # Panics
+    /// If that has other sizes.
+    pub fn take_over(&self, linear: Linear) -> ElasticLinear {
+        let features = self.features.clone().map(Axis::from);
+        let (expected, got) = (features.each_ref().map(Axis::len), linear.weight.lazy_shape().dims::<2>());
+        assert!(got == expected, "ElasticLinear: expected a weight of shape {expected:?}, got {got:?}");
+        ElasticLinear { features, ..linear.into() }
     }
 }
 
@@ -56,9 +67,9 @@ pub struct ElasticLinear {
     /// `[features_out]`.
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
-    features: [Size; 2],
+    features: [Axis; 2],
     #[module(skip)]
-    active: [usize; 2],
+    label: Label,
 }
 
 impl ElasticLinear {
@@ -71,42 +82,53 @@ impl ElasticLinear {
     /// # Panics
     /// If the input has another number of features than the layer at its architecture.
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        let [inputs, outputs] = self.active;
-        let features = input.dims()[D - 1];
+        let [inputs, outputs] = &self.features;
+        let (expected, got) = (inputs.len(), input.dims()[D - 1]);
         assert!(
-            features == inputs,
-            "ElasticLinear [{} -> {}]: expected {inputs} input features, got {features}",
-            self.features[0],
-            self.features[1],
+            got == expected,
+            "ElasticLinear {}[{} -> {}]: expected {expected} input features, got {got}",
+            self.label,
+            inputs.size(),
+            outputs.size(),
         );
-        linear(input, active(&self.weight, self.active), self.bias.as_ref().map(|bias| active(bias, [outputs])))
+        let bias = self.bias.as_ref().map(|bias| active(bias, [outputs]));
+        linear(input, active(&self.weight, [inputs, outputs]), bias)
+    }
+}
+
+/// With the same parameters, and fixed sizes.
+impl From<Linear> for ElasticLinear {
+    fn from(Linear { weight, bias }: Linear) -> Self {
+        let features = weight.lazy_shape().dims::<2>().map(Axis::from);
+        Self { weight, bias, features, label: Label::default() }
+    }
+}
+
+/// Burn's own layer with the parameters in use: of a view, a copy of its part.
+impl From<ElasticLinear> for Linear {
+    fn from(ElasticLinear { weight, bias, features, .. }: ElasticLinear) -> Self {
+        let [inputs, outputs] = &features;
+        Self { weight: in_use(weight, [inputs, outputs]), bias: bias.map(|bias| in_use(bias, [outputs])) }
     }
 }
 
 impl Elastic for ElasticLinear {
     fn adapt(&self, adaptation: &Adaptation<'_>) -> Self {
-        match adaptation {
-            Adaptation::Select(architecture) => {
-                let active = [self.features[0].at(architecture), self.features[1].at(architecture)];
-                Self { active, ..self.clone() }
-            }
-            Adaptation::Materialize(architecture) => {
-                let active = [self.features[0].at(architecture), self.features[1].at(architecture)];
-                Self {
-                    weight: materialize(&self.weight, active),
-                    bias: self.bias.as_ref().map(|bias| materialize(bias, [active[1]])),
-                    features: active.map(Size::Fixed),
-                    active,
-                }
-            }
-            Adaptation::Statistics(_) => self.clone(),
+        let features = self.features.each_ref().map(|axis| adaptation.axis(axis));
+        let [inputs, outputs] = &features;
+        Self {
+            weight: adaptation.param(&self.weight, [inputs, outputs]),
+            bias: self.bias.as_ref().map(|bias| adaptation.param(bias, [outputs])),
+            features: features.map(|axis| adaptation.kept(axis)),
+            label: self.label.at(adaptation),
         }
     }
 
     fn visit_axes(&self, visitor: &mut AxesVisitor) {
-        visitor.visit(&self.weight, self.features.clone());
+        let [inputs, outputs] = &self.features;
+        visitor.visit(&self.weight, [inputs, outputs]);
         if let Some(bias) = &self.bias {
-            visitor.visit(bias, [self.features[1].clone()]);
+            visitor.visit(bias, [outputs]);
         }
     }
 }

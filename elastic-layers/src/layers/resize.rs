@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 
-use crate::{Adaptation, AxesVisitor, Elastic, Size};
+use crate::{Adaptation, AxesVisitor, Change, Elastic, Size};
 
 /// Scales images to an elastic height and width, by bilinear interpolation with pixel centres aligned to half pixels.
 ///
@@ -44,10 +44,10 @@ impl ElasticResize {
 
 impl Elastic for ElasticResize {
     fn adapt(&self, adaptation: &Adaptation<'_>) -> Self {
-        match adaptation {
-            Adaptation::Select(architecture) => Self { active: self.resolution.at(architecture), ..self.clone() },
-            Adaptation::Materialize(architecture) => Self::new(self.resolution.at(architecture)),
-            Adaptation::Statistics(_) => self.clone(),
+        match adaptation.change() {
+            Change::Select(architecture) => Self { active: self.resolution.at(architecture), ..self.clone() },
+            Change::Materialize(architecture) => Self::new(self.resolution.at(architecture)),
+            Change::Statistics(_) | Change::Name => self.clone(),
         }
     }
 

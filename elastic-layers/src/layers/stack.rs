@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 
-use crate::{Adaptation, AxesVisitor, Elastic, Size};
+use crate::{Adaptation, AxesVisitor, Change, Elastic, Size};
 
 /// Blocks in a row, of which the last ones can be dropped.
 ///
@@ -59,17 +59,17 @@ impl<M: Module> ElasticStack<M> {
 
 impl<M: Elastic> Elastic for ElasticStack<M> {
     fn adapt(&self, adaptation: &Adaptation<'_>) -> Self {
-        let blocks = self.blocks.adapt(adaptation);
-        match adaptation {
-            Adaptation::Select(architecture) => {
+        let blocks = self.blocks.adapt(&adaptation.field("blocks"));
+        match adaptation.change() {
+            Change::Select(architecture) => {
                 let active = self.count_at(self.depth.at(architecture));
                 Self { blocks, active, depth: self.depth.clone(), ..*self }
             }
-            Adaptation::Materialize(architecture) => {
+            Change::Materialize(architecture) => {
                 let active = self.count_at(self.depth.at(architecture));
                 Self::new(blocks.into_iter().take(active).collect())
             }
-            Adaptation::Statistics(_) => Self { blocks, depth: self.depth.clone(), ..*self },
+            Change::Statistics(_) | Change::Name => Self { blocks, depth: self.depth.clone(), ..*self },
         }
     }
 

@@ -1,0 +1,87 @@
+//! The one way in which weights are cropped to an architecture, and put back.
+
+use std::ops::Range;
+
+use burn::module::Param;
+use burn::tensor::{Slice, Tensor};
+
+use crate::Axis;
+
+/// The entries of a parameter that are in use.
+///
+/// The one place where weights are cropped: both a view's forward and a materialised model take theirs from here.
+pub(crate) fn active<const D: usize>(param: &Param<Tensor<D>>, axes: [&Axis; D]) -> Tensor<D> {
+    crop(param.val(), axes)
+}
+
+/// As [`active`], of a plain tensor.
+pub(crate) fn crop<const D: usize>(tensor: Tensor<D>, axes: [&Axis; D]) -> Tensor<D> {
+    let dims = tensor.dims();
+    let mut first = dims;
+    for (size, axis) in first.iter_mut().zip(axes).filter(|(_, axis)| axis.is_first()) {
+        *size = axis.len();
+    }
+    let mut tensor = if first == dims { tensor } else { tensor.slice(first.map(|size| Slice::from(0..size))) };
+    for (dim, axis) in axes.into_iter().enumerate().filter(|(_, axis)| !axis.is_first()) {
+        tensor = gather(tensor, dim, &axis.ranges().collect::<Vec<_>>());
+    }
+    tensor
+}
+
+/// The given ranges of one axis, joined.
+fn gather<const D: usize>(tensor: Tensor<D>, dim: usize, ranges: &[Range<usize>]) -> Tensor<D> {
+    let mut dims = tensor.dims();
+    let [first, second, ..] = ranges else { return tensor };
+    let (each, size) = (first.len(), second.start);
+    let is_regular = ranges.iter().enumerate().all(|(group, range)| *range == (group * size..group * size + each));
+    if !is_regular || ranges.len() * size > dims[dim] {
+        return Tensor::cat(ranges.iter().map(|range| tensor.clone().slice_dim(dim, range.clone())).collect(), dim);
+    }
+    // Groups of equal size are one slice of a tensor with an axis of groups.
+    let [before, behind] = [dims[..dim].iter().product(), dims[dim + 1..].iter().product()];
+    let groups = tensor.slice_dim(dim, 0..ranges.len() * size).reshape([before, ranges.len(), size, behind]);
+    dims[dim] = ranges.len() * each;
+    groups.slice_dim(2, 0..each).reshape(dims)
+}
+
+/// A tensor with the entries in use replaced: the inverse of [`crop`].
+pub(crate) fn place<const D: usize>(into: Tensor<D>, small: Tensor<D>, axes: [&Axis; D]) -> Tensor<D> {
+    // Pairs of the places in the large and in the small tensor.
+    let mut places = vec![([(); D].map(|()| 0..0), [(); D].map(|()| 0..0))];
+    for (dim, axis) in axes.into_iter().enumerate() {
+        let mut next = Vec::new();
+        for (large, small) in &places {
+            let mut start = 0;
+            for range in axis.ranges() {
+                let (mut large, mut small) = (large.clone(), small.clone());
+                small[dim] = start..start + range.len();
+                start += range.len();
+                large[dim] = range;
+                next.push((large, small));
+            }
+        }
+        places = next;
+    }
+    places.into_iter().fold(into, |tensor, (large, from)| {
+        tensor.slice_assign(large.map(Slice::from), small.clone().slice(from.map(Slice::from)))
+    })
+}
+
+/// A parameter of its own with the entries of another that are in use, copied.
+pub(crate) fn materialize<const D: usize>(param: &Param<Tensor<D>>, axes: [&Axis; D]) -> Param<Tensor<D>> {
+    let cropped = Param::from_tensor(detached(active(param, axes)));
+    let is_active = param.val().is_require_grad() || !param.val().is_autodiff();
+    cropped.set_require_grad(is_active)
+}
+
+/// A parameter itself, if all of it is in use; otherwise a copy of that.
+pub(crate) fn in_use<const D: usize>(param: Param<Tensor<D>>, axes: [&Axis; D]) -> Param<Tensor<D>> {
+    let is_whole = param.lazy_shape()[..] == axes.map(Axis::len);
+    if is_whole { param } else { materialize(&param, axes) }
+}
+
+/// A copy that shares no storage and no graph with the original.
+pub(crate) fn detached<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    let device = tensor.device();
+    Tensor::from_data(tensor.into_data(), &device)
+}

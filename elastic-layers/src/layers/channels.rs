@@ -1,0 +1,185 @@
+//! What convolutions of all kinds share: their channels, and how they are adapted.
+
+use std::fmt;
+
+use burn::module::Param;
+use burn::tensor::Tensor;
+
+use crate::crop::{active, in_use};
+use crate::{Adaptation, Axis, Size};
+
+/// The numbers of input and output channels of a convolution, and of the groups that connect them.
+#[derive(Clone, Debug)]
+pub(super) struct Channels {
+    inputs: Axis,
+    outputs: Axis,
+    groups: Axis,
+    /// The first two axes of the weight.
+    weight: [Axis; 2],
+}
+
+impl Channels {
+    /// The channels of a convolution, whose weight is `[outputs, inputs / groups, ...]`.
+    ///
+    /// # Panics
+    /// If the channels are not written as groups.
+    pub(super) fn new(layer: &str, channels: &[Size; 2], groups: &Size) -> Self {
+        let [in_group, _] = in_groups(layer, channels, groups);
+        Self::with_weight(channels, groups, [channels[1].clone(), in_group])
+    }
+
+    /// The channels of a transposed convolution, whose weight is `[inputs, outputs / groups, ...]`.
+    ///
+    /// # Panics
+    /// If the channels are not written as groups.
+    pub(super) fn transposed(layer: &str, channels: &[Size; 2], groups: &Size) -> Self {
+        let [_, out_group] = in_groups(layer, channels, groups);
+        Self::with_weight(channels, groups, [channels[0].clone(), out_group])
+    }
+
+    fn with_weight(channels: &[Size; 2], groups: &Size, weight: [Size; 2]) -> Self {
+        let [inputs, outputs] = channels.clone().map(Axis::from);
+        Self { inputs, outputs, groups: groups.clone().into(), weight: weight.map(Axis::from) }
+    }
+
+    /// These channels behind a change, still on the supernet's axes.
+    pub(super) fn at(&self, adaptation: &Adaptation<'_>) -> Self {
+        self.map(|axis| adaptation.axis(axis))
+    }
+
+    /// As the changed layer keeps them.
+    pub(super) fn kept(&self, adaptation: &Adaptation<'_>) -> Self {
+        self.map(|axis| adaptation.kept(axis.clone()))
+    }
+
+    fn map(&self, change: impl Fn(&Axis) -> Axis) -> Self {
+        let Self { inputs, outputs, groups, weight } = self;
+        Self {
+            inputs: change(inputs),
+            outputs: change(outputs),
+            groups: change(groups),
+            weight: weight.each_ref().map(change),
+        }
+    }
+
+    /// The numbers of input and output channels in use.
+    pub(super) fn in_use(&self) -> [usize; 2] {
+        [self.inputs.len(), self.outputs.len()]
+    }
+
+    /// The number of groups in use.
+    pub(super) fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Checks an input's number of channels.
+    ///
+    /// # Panics
+    /// If it is another than that in use.
+    pub(super) fn check_input(&self, got: usize, layer: impl Fn() -> String) {
+        let expected = self.inputs.len();
+        assert!(got == expected, "{}: expected {expected} input channels, got {got}", layer());
+    }
+
+    /// Checks the weight of a layer that is to be the supernet's.
+    ///
+    /// # Panics
+    /// If it has other channels.
+    pub(super) fn check_weight<const D: usize>(&self, layer: &str, weight: &Param<Tensor<D>>) {
+        let (expected, got) = (self.weight.each_ref().map(Axis::len), weight.lazy_shape().dims::<D>());
+        assert!(
+            got[..2] == expected,
+            "{layer} [{self}]: expected a weight of shape {expected:?} x kernel, got {got:?}"
+        );
+    }
+
+    /// All axes of a weight. Those of the kernel are never elastic.
+    pub(super) fn weight_axes<const D: usize>(&self, weight: &Param<Tensor<D>>) -> [Axis; D] {
+        let shape = weight.lazy_shape();
+        std::array::from_fn(|axis| self.weight.get(axis).cloned().unwrap_or_else(|| shape[axis].into()))
+    }
+
+    /// The axis of a bias.
+    pub(super) fn bias_axis(&self) -> [&Axis; 1] {
+        [&self.outputs]
+    }
+
+    /// The weight and bias in use, as tensors of the view.
+    pub(super) fn active<const D: usize>(
+        &self,
+        weight: &Param<Tensor<D>>,
+        bias: Option<&Param<Tensor<1>>>,
+    ) -> (Tensor<D>, Option<Tensor<1>>) {
+        let axes = self.weight_axes(weight);
+        (active(weight, axes.each_ref()), bias.map(|bias| active(bias, self.bias_axis())))
+    }
+
+    /// The weight and bias in use, as parameters of Burn's own layer.
+    pub(super) fn params_in_use<const D: usize>(
+        &self,
+        weight: Param<Tensor<D>>,
+        bias: Option<Param<Tensor<1>>>,
+    ) -> (Param<Tensor<D>>, Option<Param<Tensor<1>>>) {
+        let axes = self.weight_axes(&weight);
+        (in_use(weight, axes.each_ref()), bias.map(|bias| in_use(bias, self.bias_axis())))
+    }
+}
+
+/// What is padded before and behind an axis so that a stride of 1 keeps its length. As Burn's layers, whose own function
+/// is private: dilation is not counted, an odd number goes behind.
+pub(super) fn same_padding(length: usize, kernel: usize, stride: usize) -> (usize, usize) {
+    let reach = (length.div_ceil(stride).max(1) - 1) * stride;
+    let total = (reach + kernel).saturating_sub(length);
+    (total / 2, total.div_ceil(2))
+}
+
+fn in_groups(layer: &str, channels: &[Size; 2], groups: &Size) -> [Size; 2] {
+    channels.each_ref().map(|channels| {
+        channels.in_groups(groups).unwrap_or_else(|| {
+            panic!(
+                "{layer}: expected the channels of {groups} groups, as a product {groups} * channels, got {channels}"
+            )
+        })
+    })
+}
+
+/// As `stem<=8 -> stage1<=16`.
+impl fmt::Display for Channels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", self.inputs.size(), self.outputs.size())
+    }
+}
+
+/// Implements `Elastic` for a convolution with the fields `weight`, `bias`, `channels` and `label`, and those named.
+macro_rules! elastic_convolution {
+    ($layer:ident { $($option:ident),* $(,)? }) => {
+        impl $layer {
+            /// The numbers of input and output channels of this view.
+            pub fn active_channels(&self) -> [usize; 2] {
+                self.channels.in_use()
+            }
+        }
+
+        impl crate::Elastic for $layer {
+            fn adapt(&self, adaptation: &crate::Adaptation<'_>) -> Self {
+                let channels = self.channels.at(adaptation);
+                Self {
+                    weight: adaptation.param(&self.weight, channels.weight_axes(&self.weight).each_ref()),
+                    bias: self.bias.as_ref().map(|bias| adaptation.param(bias, channels.bias_axis())),
+                    channels: channels.kept(adaptation),
+                    label: self.label.at(adaptation),
+                    $($option: self.$option.clone(),)*
+                }
+            }
+
+            fn visit_axes(&self, visitor: &mut crate::AxesVisitor) {
+                visitor.visit(&self.weight, self.channels.weight_axes(&self.weight).each_ref());
+                if let Some(bias) = &self.bias {
+                    visitor.visit(bias, self.channels.bias_axis());
+                }
+            }
+        }
+    };
+}
+
+pub(super) use elastic_convolution;

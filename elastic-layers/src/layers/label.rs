@@ -1,0 +1,30 @@
+//! What a layer is called in its messages.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::Adaptation;
+
+/// The module path of a layer, once it is known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Label(Option<Arc<str>>);
+
+impl Label {
+    /// The label of the layer that a change has come to. One that is known stays.
+    pub(super) fn at(&self, adaptation: &Adaptation<'_>) -> Self {
+        match self {
+            Self(Some(_)) => self.clone(),
+            Self(None) => Self(Some(adaptation.path().into())),
+        }
+    }
+}
+
+/// The path, quoted, with a space behind it; nothing where there is none.
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_deref() {
+            None | Some("") => Ok(()),
+            Some(path) => write!(f, "`{path}` "),
+        }
+    }
+}
