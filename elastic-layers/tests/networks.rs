@@ -6,10 +6,9 @@ use std::sync::LazyLock;
 
 use burn::module::Module;
 use burn::nn::PaddingConfig2d;
-use burn::optim::{GradientsParams, SgdConfig};
 use burn::store::ModuleRecord;
 use burn::tensor::{Device, Tensor};
-use common::{Entry, assert_same_bits, below, device, entries, fractions, tensor, values};
+use common::{architectures, assert_same_bits, device, entries, fractions, is_statistic, shapes, tensor, values};
 use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
 use elastic_layers::capture::capture_model;
 use elastic_layers::{
@@ -35,14 +34,6 @@ fn supernet(seed: u64) -> (SearchSpace, MobileNetV2) {
     (space, model)
 }
 
-/// Random architectures, the two extremes first.
-fn architectures(space: &SearchSpace, count: usize) -> Vec<Architecture> {
-    let level = |number: usize, index: usize| below((number * 1000 + index) as u64, space.dims()[index].levels());
-    let random =
-        |number| space.at_levels(&(0..space.dims().len()).map(|index| level(number, index)).collect::<Vec<_>>());
-    [space.smallest(), space.largest()].into_iter().chain((2..).map(random)).take(count).collect()
-}
-
 fn images(seed: u64, batch: usize) -> Tensor<4> {
     let shape = [batch, IMAGE[0], IMAGE[1], IMAGE[2]];
     tensor(&fractions(seed, shape.iter().product()), shape, &Device::default())
@@ -50,14 +41,6 @@ fn images(seed: u64, batch: usize) -> Tensor<4> {
 
 fn cost_model(space: &SearchSpace) -> CostModel {
     CostModel::new(space, IMAGE, |device| config().init(&mut SearchSpace::new(), device))
-}
-
-fn is_statistic(entry: &Entry) -> bool {
-    entry.path.ends_with("running_mean") || entry.path.ends_with("running_var")
-}
-
-fn shapes(entries: Vec<Entry>) -> Vec<(String, Vec<usize>)> {
-    entries.into_iter().map(|entry| (entry.path, entry.shape)).collect()
 }
 
 #[test]
@@ -185,25 +168,7 @@ fn a_step_on_a_view_changes_no_entry_outside_it() {
     let device = device();
     let supernet = config().init(&mut SearchSpace::new(), &device).expect("a supernet");
     for architecture in architectures(space, 5).into_iter().chain([space.base()]) {
-        let view = supernet.select(&architecture);
-        let scores = view.forward(Tensor::from_inner(images(1, 2)));
-        let gradients = GradientsParams::from_grads(scores.powf_scalar(2.0).mean().backward(), &view);
-        let after = SgdConfig::new().init().step(0.5, supernet.clone(), gradients);
-        let small = shapes(entries(&view.materialize_at(&architecture)));
-        let mut changed = 0;
-        for (before, after) in entries(&supernet).iter().zip(&entries(&after)) {
-            assert_eq!(before.path, after.path);
-            // A block that was dropped has no entry in the small network, and nothing inside.
-            let sizes = small.iter().find(|(path, _)| *path == before.path).map(|(_, shape)| shape.clone());
-            let inside = sizes.map_or(vec![], |sizes| common::inside(&before.shape, &sizes));
-            let mut expected = before.values.clone();
-            for index in inside {
-                changed += usize::from(expected[index] != after.values[index]);
-                expected[index] = after.values[index];
-            }
-            assert_same_bits(&format!("{architecture}: {}", before.path), &after.values, &expected);
-        }
-        assert!(changed > 0, "{architecture}: the step does something");
+        common::assert_step_stays_inside(&supernet, &architecture, images(1, 2));
     }
 }
 
@@ -241,20 +206,6 @@ fn a_found_network_loads_into_its_pinned_space() {
         let expected = values(small.forward(images(1, 3)));
         assert_same_bits(&format!("{architecture}"), &values(loaded.forward(images(1, 3))), &expected);
     }
-}
-
-/// The network of the paper, whose figures are known (section 4 and torchvision).
-#[test]
-fn mobilenet_v2_costs_what_is_published() {
-    let mut space = SearchSpace::new();
-    let config = MobileNetV2Config::imagenet(1000);
-    config.init(&mut space, &Device::default()).expect("a supernet");
-    let costs = CostModel::new(&space, [3, 224, 224], move |device| config.init(&mut SearchSpace::new(), device));
-    let cost = costs.cost(&space.base()).expect("a cost");
-    assert_eq!((cost.macs.0, cost.parameters), (300_774_272, 3_504_872));
-    // 8 shortcut widths, 17 middle ones as the paper counts them, of which the first block has none of its own, the
-    // last convolution, resolution and depth.
-    assert_eq!(space.dims().len(), 8 + 16 + 1 + 2);
 }
 
 /// A network whose only convolution is depthwise, with biases, over one channel or more.

@@ -38,7 +38,8 @@ fn any_params_end_between_the_least_share_and_the_budget() {
 #[test]
 fn coarse_channels_reach_the_budget_by_resolution_and_depth() {
     // One width for the whole network: next to each other, two widths are more than 2 % apart.
-    let config = MobileNetV2Config { scale_step: 0.5, ..MobileNetV2Config::small(1, 28, 10) };
+    let mut config = MobileNetV2Config::small(1, 28, 10);
+    config.scales.step = 0.5;
     let blueprint = Blueprint::new([1, 28, 28], move |space, device| config.init(space, device)).expect("a network");
     let budget = Macs(700_000);
     let projection = Projection::new(blueprint.space(), blueprint.cost(), budget).expect("a feasible budget");

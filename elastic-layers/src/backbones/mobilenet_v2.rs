@@ -1,16 +1,14 @@
 //! MobileNetV2 ([Sandler et al., 2018](https://arxiv.org/abs/1801.04381)), elastic in channels, resolution and depth.
 
-use std::ops::RangeInclusive;
-
 use burn::module::Module;
-use burn::nn::{Initializer, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 use elastic_kernels::Activation;
 use serde::{Deserialize, Serialize};
 
+use super::parts::{ConvNorm, conv, depthwise, pooled};
+use super::settings::{Images, Scales, at_least_one};
 use crate::{
-    Backbone, Elastic, ElasticBatchNorm, ElasticBatchNormConfig, ElasticConv2d, ElasticConv2dConfig, ElasticLinear,
-    ElasticLinearConfig, ElasticResize, ElasticStack, SearchSpace, Size, SpaceError,
+    Backbone, Elastic, ElasticLinear, ElasticLinearConfig, ElasticResize, ElasticStack, SearchSpace, Size, SpaceError,
 };
 
 /// Blocks of one width, joined by shortcuts.
@@ -42,10 +40,8 @@ impl Stage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MobileNetV2Config {
-    /// Channels of the images.
-    pub image_channels: usize,
-    /// Height and width of the images, in pixels; also the largest resolution.
-    pub image_size: usize,
+    /// The images.
+    pub images: Images,
     /// Number of classes.
     pub classes: usize,
     /// Channels of the first convolution.
@@ -56,14 +52,8 @@ pub struct MobileNetV2Config {
     pub stages: Vec<Stage>,
     /// Channels of the last convolution.
     pub head_channels: usize,
-    /// Smallest resolution, in pixels.
-    pub min_resolution: usize,
-    /// Smallest number of channels over the base.
-    pub min_scale: f64,
-    /// Largest number of channels over the base.
-    pub max_scale: f64,
-    /// Distance between numbers of channels over the base.
-    pub scale_step: f64,
+    /// The range of the numbers of channels.
+    pub scales: Scales,
 }
 
 impl MobileNetV2Config {
@@ -71,8 +61,7 @@ impl MobileNetV2Config {
     pub fn imagenet(classes: usize) -> Self {
         let stage = Stage::new;
         Self {
-            image_channels: 3,
-            image_size: 224,
+            images: Images::imagenet(),
             classes,
             stem_channels: 32,
             stem_stride: 2,
@@ -86,10 +75,7 @@ impl MobileNetV2Config {
                 stage(6, 320, 1, 1),
             ],
             head_channels: 1280,
-            min_resolution: 96,
-            min_scale: 0.2,
-            max_scale: 1.5,
-            scale_step: 0.05,
+            scales: Scales { min: 0.2, max: 1.5, step: 0.05 },
         }
     }
 
@@ -97,43 +83,31 @@ impl MobileNetV2Config {
     pub fn small(image_channels: usize, image_size: usize, classes: usize) -> Self {
         let stage = Stage::new;
         Self {
-            image_channels,
-            image_size,
-            classes,
+            images: Images::small(image_channels, image_size),
             stem_channels: 8,
             stem_stride: 1,
             stages: vec![stage(1, 8, 1, 1), stage(6, 12, 2, 2), stage(6, 16, 3, 2), stage(6, 24, 2, 1)],
             head_channels: 96,
-            min_resolution: image_size.div_ceil(2),
             ..Self::imagenet(classes)
         }
     }
 
-    fn check(&self) -> Result<(), SpaceError> {
-        let fail =
-            |what, expected: &str, found: String| Err(SpaceError::Backbone { what, expected: expected.into(), found });
-        let sizes = [self.image_channels, self.image_size, self.classes, self.stem_channels, self.head_channels];
-        if sizes.contains(&0) {
-            return fail("MobileNetV2 sizes", "at least 1", format!("{sizes:?}"));
-        }
-        if self.stages.is_empty() {
-            return fail("MobileNetV2 stages", "at least one", "none".into());
-        }
-        for stage in &self.stages {
-            let Stage { expansion, channels, blocks, stride } = *stage;
-            if [expansion, channels, blocks, stride].contains(&0) {
-                return fail("MobileNetV2 stage", "numbers of at least 1", format!("{stage:?}"));
-            }
-        }
-        if !(self.scale_step > 0.0 && self.min_scale > 0.0 && self.min_scale <= 1.0 && self.max_scale >= 1.0) {
-            let found = format!("{} to {} in steps of {}", self.min_scale, self.max_scale, self.scale_step);
-            return fail("MobileNetV2 scale", "a positive step, and a range around 1", found);
-        }
-        Ok(())
+    /// The network for other images; resolutions from the same share of their size.
+    #[must_use]
+    pub fn with_images(self, channels: usize, size: usize) -> Self {
+        Self { images: self.images.resized(channels, size), ..self }
     }
 
-    fn scales(&self) -> RangeInclusive<f64> {
-        self.min_scale..=self.max_scale
+    fn check(&self) -> Result<(), SpaceError> {
+        let Images { channels, size, .. } = self.images;
+        at_least_one(
+            "MobileNetV2 sizes (image channels, image size, classes, channels and stride of the stem, last channels)",
+            &[channels, size, self.classes, self.stem_channels, self.stem_stride, self.head_channels],
+        )?;
+        let numbers = |stage: &Stage| [stage.expansion, stage.channels, stage.blocks, stage.stride];
+        let numbers: Vec<usize> = self.stages.iter().flat_map(numbers).collect();
+        at_least_one("MobileNetV2 stages (expansion, channels, blocks, stride)", &numbers)?;
+        self.scales.check()
     }
 
     /// Adds the dimensions to a space and builds the supernet; in a space that is
@@ -143,13 +117,10 @@ impl MobileNetV2Config {
     /// If the configuration makes no network, or the space has dimensions of these names.
     pub fn init(&self, space: &mut SearchSpace, device: &Device) -> Result<MobileNetV2, SpaceError> {
         self.check()?;
-        let channels = |space: &mut SearchSpace, name: String, base| {
-            space.channels(name, base).scale(self.scales()).step(self.scale_step).add()
-        };
+        let channels = |space: &mut SearchSpace, name: String, base| self.scales.channels(space, name, base);
         let repeats: usize = self.stages.iter().map(|stage| stage.blocks - 1).sum();
         let layers = self.stages.len() + 2 + repeats;
-        let resolution =
-            space.resolution("resolution", self.image_size).range(self.min_resolution..=self.image_size).add()?;
+        let resize = self.images.resize(space)?;
         let depth = space.depth("depth", layers).range(layers - repeats..=layers).add()?;
         let stem = channels(space, "stem".into(), self.stem_channels)?;
 
@@ -177,46 +148,17 @@ impl MobileNetV2Config {
         }
         let last = channels(space, "head".into(), self.head_channels)?;
         Ok(MobileNetV2 {
-            resize: ElasticResize::new(resolution),
-            stem: ConvNorm::new(&conv([self.image_channels.into(), stem], 3, self.stem_stride), true, device),
+            resize,
+            stem: ConvNorm::new(&conv([self.images.channels.into(), stem], 3, self.stem_stride), RELU6, device),
             stages,
-            head: ConvNorm::new(&conv([input.0, last.clone()], 1, 1), true, device),
+            head: ConvNorm::new(&conv([input.0, last.clone()], 1, 1), RELU6, device),
             // As torchvision's: N(0, 0.01) and a bias of 0, which Burn's initialiser cannot tell apart.
             classifier: ElasticLinearConfig::new(last, self.classes).init(device),
         })
     }
 }
 
-fn conv(channels: [Size; 2], kernel: usize, stride: usize) -> ElasticConv2dConfig {
-    ElasticConv2dConfig::new(channels, [kernel; 2]).with_stride([stride; 2]).with_padding(padding(kernel))
-}
-
-fn padding(kernel: usize) -> PaddingConfig2d {
-    let pad = kernel / 2;
-    PaddingConfig2d::Explicit(pad, pad, pad, pad)
-}
-
-/// Convolution, batch norm and, unless it ends a block, ReLU6.
-#[derive(Module, Elastic, Debug)]
-struct ConvNorm {
-    conv: ElasticConv2d,
-    norm: ElasticBatchNorm,
-    activation: bool,
-}
-
-impl ConvNorm {
-    fn new(conv: &ElasticConv2dConfig, activation: bool, device: &Device) -> Self {
-        let initializer = Initializer::KaimingNormal { gain: std::f64::consts::SQRT_2, fan_out_only: true };
-        let conv = conv.clone().with_bias(false).with_initializer(initializer);
-        let norm = ElasticBatchNormConfig::new(conv.outputs().clone()).init(device);
-        Self { conv: conv.init(device), norm, activation }
-    }
-
-    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let activation = if self.activation { Activation::Relu6 } else { Activation::None };
-        self.norm.forward_activated(self.conv.forward(x), activation)
-    }
-}
+const RELU6: Activation = Activation::Relu6;
 
 /// The block of MobileNetV2: expand, filter each channel, project.
 #[derive(Module, Elastic, Debug)]
@@ -230,14 +172,12 @@ struct InvertedResidual {
 impl InvertedResidual {
     fn new([input, output]: [Size; 2], middle: Option<Size>, stride: usize, shortcut: bool, device: &Device) -> Self {
         let expand =
-            middle.as_ref().map(|middle| ConvNorm::new(&conv([input.clone(), middle.clone()], 1, 1), true, device));
+            middle.as_ref().map(|middle| ConvNorm::new(&conv([input.clone(), middle.clone()], 1, 1), RELU6, device));
         let middle = middle.unwrap_or(input);
-        let filter =
-            ElasticConv2dConfig::depthwise(middle.clone(), [3, 3]).with_stride([stride; 2]).with_padding(padding(3));
         Self {
             expand,
-            filter: ConvNorm::new(&filter, true, device),
-            project: ConvNorm::new(&conv([middle, output], 1, 1), false, device),
+            filter: ConvNorm::new(&depthwise(middle.clone(), stride), RELU6, device),
+            project: ConvNorm::new(&conv([middle, output], 1, 1), Activation::None, device),
             shortcut,
         }
     }
@@ -267,6 +207,6 @@ impl Backbone for MobileNetV2 {
         let x = self.stem.forward(self.resize.forward(images));
         let x = self.stages.iter().fold(x, |x, stage| stage.iter().fold(x, |x, block| block.forward(x)));
         let x = self.head.forward(x);
-        self.classifier.forward(x.mean_dims(&[2, 3]).flatten(1, 3))
+        self.classifier.forward(pooled(x))
     }
 }

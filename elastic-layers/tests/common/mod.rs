@@ -6,7 +6,9 @@
 pub mod conv;
 
 use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use elastic_layers::{Architecture, Backbone, SearchSpace};
 
 /// The device of training.
 pub fn device() -> Device {
@@ -188,4 +190,47 @@ pub fn entries<M: Module>(module: &M) -> Vec<Entry> {
 pub fn entry<M: Module>(module: &M, path: &str) -> Vec<f32> {
     let found = entries(module).into_iter().find(|entry| entry.path == path);
     found.unwrap_or_else(|| panic!("no parameter {path}")).values
+}
+
+/// Whether an entry is a running statistic, and no parameter.
+pub fn is_statistic(entry: &Entry) -> bool {
+    entry.path.ends_with("running_mean") || entry.path.ends_with("running_var")
+}
+
+/// Paths and shapes of entries.
+pub fn shapes(entries: Vec<Entry>) -> Vec<(String, Vec<usize>)> {
+    entries.into_iter().map(|entry| (entry.path, entry.shape)).collect()
+}
+
+/// Random architectures, the two extremes first.
+pub fn architectures(space: &SearchSpace, count: usize) -> Vec<Architecture> {
+    let level = |number: usize, index: usize| below((number * 1000 + index) as u64, space.dims()[index].levels());
+    let random =
+        |number| space.at_levels(&(0..space.dims().len()).map(|index| level(number, index)).collect::<Vec<_>>());
+    [space.smallest(), space.largest()].into_iter().chain((2..).map(random)).take(count).collect()
+}
+
+/// Takes a step of gradient descent on a view: something inside the view changes, nothing outside does, and all stays
+/// finite. The supernet has to be on the device of training.
+pub fn assert_step_stays_inside<M: Backbone>(supernet: &M, architecture: &Architecture, images: Tensor<4>) {
+    let view = supernet.select(architecture);
+    let scores = view.forward(Tensor::from_inner(images));
+    let gradients = GradientsParams::from_grads(scores.powf_scalar(2.0).mean().backward(), &view);
+    let after = SgdConfig::new().init().step(0.5, supernet.clone(), gradients);
+    let small = shapes(entries(&view.materialize_at(architecture)));
+    let mut changed = 0;
+    for (before, after) in entries(supernet).iter().zip(&entries(&after)) {
+        assert_eq!(before.path, after.path);
+        // A block that was dropped has no entry in the small network, and nothing inside.
+        let sizes = small.iter().find(|(path, _)| *path == before.path).map(|(_, shape)| shape.clone());
+        let inside = sizes.map_or(vec![], |sizes| self::inside(&before.shape, &sizes));
+        let mut expected = before.values.clone();
+        for index in inside {
+            assert!(after.values[index].is_finite(), "{architecture}: {}", before.path);
+            changed += usize::from(expected[index] != after.values[index]);
+            expected[index] = after.values[index];
+        }
+        assert_same_bits(&format!("{architecture}: {}", before.path), &after.values, &expected);
+    }
+    assert!(changed > 0, "{architecture}: the step does something");
 }

@@ -1,0 +1,506 @@
+//! Every backbone: what it costs as published and counted by hand, its space, and at random shapes and architectures
+//! that views, static networks and the cost model agree.
+
+mod common;
+
+use burn::tensor::{Device, Tensor};
+use common::{
+    architectures, assert_same_bits, below, device, entries, fractions, is_statistic, shapes, tensor, values,
+};
+use elastic_layers::backbones::{
+    Images, MobileNetV1Config, MobileNetV2Config, ResNetConfig, ResNetStage, SeparableBlock, Stage,
+};
+use elastic_layers::capture::capture;
+use elastic_layers::{Architecture, Backbone, Cost, CostModel, DimKind, Elastic, SearchSpace, SpaceError, Statistics};
+use proptest::prelude::*;
+
+type Built<M> = Result<M, SpaceError>;
+
+fn images([channels, height, width]: [usize; 3], batch: usize) -> Tensor<4> {
+    let shape = [batch, channels, height, width];
+    tensor(&fractions(1, shape.iter().product()), shape, &Device::default())
+}
+
+/// The space, and the supernet's cost model.
+fn costs<M: Backbone>(
+    image: [usize; 3],
+    build: impl Fn(&mut SearchSpace, &Device) -> Built<M> + Send + Sync + 'static,
+) -> (SearchSpace, CostModel) {
+    let mut space = SearchSpace::new();
+    build(&mut space, &Device::default()).expect("a supernet");
+    let costs = CostModel::new(&space, image, move |device| build(&mut SearchSpace::new(), device));
+    (space, costs)
+}
+
+/// What the static network of an architecture costs by its own captured forward.
+fn captured<M: Backbone>(
+    [channels, height, width]: [usize; 3],
+    architecture: &Architecture,
+    build: impl Fn(&mut SearchSpace, &Device) -> Built<M>,
+) -> Cost {
+    let build = |device: &Device| build(&mut SearchSpace::pinned(architecture), device).expect("a network");
+    let captured = capture([1, channels, height, width], build, |network, images| network.forward(images));
+    let captured = captured.expect("captures");
+    Cost { macs: captured.macs(), parameters: captured.parameters() }
+}
+
+/// The cost of the backbone itself, of which both counts agree.
+fn base_cost<M: Backbone>(
+    image: [usize; 3],
+    build: impl Fn(&mut SearchSpace, &Device) -> Built<M> + Clone + Send + Sync + 'static,
+) -> (u64, u64) {
+    let (space, costs) = costs(image, build.clone());
+    let cost = costs.cost(&space.base()).expect("a cost");
+    assert_eq!(captured(image, &space.base(), build), cost);
+    (cost.macs.0, cost.parameters)
+}
+
+const IMAGENET: [usize; 3] = [3, 224, 224];
+
+#[test]
+fn mobilenet_v1_costs_what_is_published() {
+    for (width, macs, parameters) in [
+        (1.0, 568_740_352, 4_231_976),
+        (0.75, 325_400_448, 2_585_560),
+        (0.5, 149_497_088, 1_331_592),
+        (0.25, 41_030_272, 470_072),
+    ] {
+        let config = MobileNetV1Config::imagenet(1000).with_width(width);
+        let cost = base_cost(IMAGENET, move |space, device| config.init(space, device));
+        assert_eq!(cost, (macs, parameters), "{width}");
+    }
+}
+
+#[test]
+fn mobilenet_v2_costs_what_is_published() {
+    let config = MobileNetV2Config::imagenet(1000);
+    let cost = base_cost(IMAGENET, move |space, device| config.init(space, device));
+    assert_eq!(cost, (300_774_272, 3_504_872));
+}
+
+#[test]
+fn resnets_cost_what_is_published() {
+    let config = ResNetConfig::resnet50(1000);
+    let cost = base_cost(IMAGENET, move |space, device| config.init(space, device));
+    assert_eq!(cost, (4_089_184_256, 25_557_032));
+    // With projections, which the publication has no parameters for: 0.27 M and 0.85 M without.
+    let projections = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64;
+    for (config, macs, parameters, published) in [
+        (ResNetConfig::resnet20(10), 40_813_184, 272_474, 269_722),
+        (ResNetConfig::resnet56(10), 125_747_840, 855_770, 853_018),
+    ] {
+        let cost = base_cost([3, 32, 32], move |space, device| config.init(space, device));
+        assert_eq!(cost, (macs, parameters));
+        assert_eq!(parameters - projections, published);
+    }
+}
+
+/// The dimensions as Table 4 of the paper has them.
+#[test]
+fn spaces_are_those_of_the_paper() {
+    let counts = |space: &SearchSpace| {
+        [DimKind::Channels, DimKind::Resolution, DimKind::Depth]
+            .map(|kind| space.dims().iter().filter(|dim| dim.kind == kind).count())
+    };
+    let range = |space: &SearchSpace, name: &str| {
+        let dim = space.get(name).expect("a dimension");
+        (dim.min, dim.base, dim.max, dim.step)
+    };
+    let device = Device::default();
+
+    let mut space = SearchSpace::new();
+    MobileNetV1Config::imagenet(1000).init(&mut space, &device).expect("a supernet");
+    assert_eq!(counts(&space), [13, 1, 0]);
+    assert_eq!(range(&space, "resolution"), (96, 224, 224, 1));
+    // 6.4 to 102.4 in steps of 1.92, and 102.4 to 1638.4 in steps of 30.72: grids through 64 and 1024.
+    assert_eq!(range(&space, "block1"), (6, 64, 102, 2));
+    assert_eq!(range(&space, "block13"), (125, 1024, 1613, 31));
+
+    let mut space = SearchSpace::new();
+    MobileNetV2Config::imagenet(1000).init(&mut space, &device).expect("a supernet");
+    // 8 shortcut widths, and 17 middle ones: those of the 16 blocks that have some of their own, and the last
+    // convolution's.
+    assert_eq!(counts(&space), [8 + 17, 1, 1]);
+    assert_eq!(range(&space, "resolution"), (96, 224, 224, 1));
+    assert_eq!(range(&space, "depth"), (9, 19, 19, 1));
+
+    let mut space = SearchSpace::new();
+    ResNetConfig::resnet50(1000).init(&mut space, &device).expect("a supernet");
+    assert_eq!(counts(&space), [4 + 16, 0, 0]);
+    assert_eq!(range(&space, "stage1.block1"), (6, 64, 102, 2));
+    // 25.6 to 409.6 in steps of 7.68.
+    assert_eq!(range(&space, "stage1"), (32, 256, 408, 8));
+    let blocks = |stage| space.dims().iter().filter(|dim| dim.name.starts_with(&format!("stage{stage}."))).count();
+    assert_eq!([1, 2, 3, 4].map(blocks), [3, 4, 6, 3]);
+
+    let mut space = SearchSpace::new();
+    ResNetConfig::resnet56(10).init(&mut space, &device).expect("a supernet");
+    assert_eq!(counts(&space), [3 + 27, 1, 0]);
+    assert_eq!(range(&space, "resolution"), (16, 32, 32, 1));
+}
+
+/// Convolutions with batch norms, counted one by one.
+#[derive(Default)]
+struct Count {
+    macs: u64,
+    parameters: u64,
+    size: u64,
+}
+
+impl Count {
+    /// A convolution of so many weights per output channel; padding of half the kernel: a stride halves upwards.
+    fn conv(&mut self, weights: u64, outputs: u64, stride: u64) {
+        self.size = self.size.div_ceil(stride);
+        self.macs += weights * outputs * self.size * self.size;
+        self.parameters += weights * outputs + 2 * outputs;
+    }
+
+    fn classes(mut self, inputs: u64, classes: u64) -> (u64, u64) {
+        self.macs += inputs * classes;
+        self.parameters += inputs * classes + classes;
+        (self.macs, self.parameters)
+    }
+}
+
+/// At 20 random architectures: the cost model, the captured static network, and a count by hand agree.
+fn assert_costs<M: Backbone>(
+    image: [usize; 3],
+    build: impl Fn(&mut SearchSpace, &Device) -> Built<M> + Clone + Send + Sync + 'static,
+    by_hand: impl Fn(&dyn Fn(&str) -> u64) -> (u64, u64),
+) {
+    let (space, costs) = costs(image, build.clone());
+    for architecture in architectures(&space, 20).into_iter().chain([space.base()]) {
+        let cost = costs.cost(&architecture).expect("a cost");
+        assert_eq!(captured(image, &architecture, &build), cost, "{architecture}");
+        let at = |name: &str| architecture.get(name).expect("a dimension") as u64;
+        assert_eq!((cost.macs.0, cost.parameters), by_hand(&at), "{architecture}");
+    }
+}
+
+#[test]
+fn costs_of_mobilenet_v1_are_those_of_a_count_by_hand() {
+    let strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1];
+    for (config, stem, stride, size) in [
+        (MobileNetV1Config::imagenet(1000), 32, 2, 224),
+        (MobileNetV1Config::imagenet(7).with_images(3, 91), 32, 2, 91),
+        (MobileNetV1Config::small(3, 28, 10), 8, 1, 28),
+    ] {
+        let classes = config.classes as u64;
+        let build = move |space: &mut SearchSpace, device: &Device| config.init(space, device);
+        assert_costs([3, size, size], build, |at| {
+            let mut count = Count { size: at("resolution"), ..Count::default() };
+            count.conv(27, stem, stride);
+            let mut inputs = stem;
+            for (number, stride) in strides.iter().enumerate() {
+                count.conv(9, inputs, *stride);
+                let outputs = at(&format!("block{}", number + 1));
+                count.conv(inputs, outputs, 1);
+                inputs = outputs;
+            }
+            count.classes(inputs, classes)
+        });
+    }
+}
+
+#[test]
+fn costs_of_resnet_50_are_those_of_a_count_by_hand() {
+    for size in [224, 45] {
+        let config = ResNetConfig::resnet50(1000).with_images(3, size);
+        let build = move |space: &mut SearchSpace, device: &Device| config.init(space, device);
+        assert_costs([3, size, size], build, |at| {
+            let mut count = Count { size: size as u64, ..Count::default() };
+            count.conv(49 * 3, 64, 2);
+            count.size = count.size.div_ceil(2);
+            let mut inputs = 64;
+            for (stage, blocks, stride) in [(1, 3, 1), (2, 4, 2), (3, 6, 2), (4, 3, 2)] {
+                let outputs = at(&format!("stage{stage}"));
+                for block in 1..=blocks {
+                    let middle = at(&format!("stage{stage}.block{block}"));
+                    count.conv(inputs, middle, 1);
+                    count.conv(9 * middle, middle, if block == 1 { stride } else { 1 });
+                    count.conv(middle, outputs, 1);
+                    if block == 1 {
+                        // The projection, at the size that the stride has left.
+                        count.conv(inputs, outputs, 1);
+                    }
+                    inputs = outputs;
+                }
+            }
+            count.classes(inputs, 1000)
+        });
+    }
+}
+
+#[test]
+fn costs_of_small_resnets_are_those_of_a_count_by_hand() {
+    for (config, blocks, size) in [
+        (ResNetConfig::resnet20(10), 3, 32),
+        (ResNetConfig::resnet20(10).with_images(3, 29), 3, 29),
+        (ResNetConfig::resnet56(10), 9, 32),
+    ] {
+        let build = move |space: &mut SearchSpace, device: &Device| config.init(space, device);
+        assert_costs([3, size, size], build, |at| {
+            let mut count = Count { size: at("resolution"), ..Count::default() };
+            let mut inputs = at("stage1");
+            count.conv(27, inputs, 1);
+            for stage in 1..=3 {
+                let outputs = at(&format!("stage{stage}"));
+                for block in 1..=blocks {
+                    let middle = at(&format!("stage{stage}.block{block}"));
+                    let first = stage > 1 && block == 1;
+                    count.conv(9 * inputs, middle, if first { 2 } else { 1 });
+                    count.conv(9 * middle, outputs, 1);
+                    if first {
+                        count.conv(inputs, outputs, 1);
+                    }
+                    inputs = outputs;
+                }
+            }
+            count.classes(inputs, 10)
+        });
+    }
+}
+
+/// The network with an eighth of the channels and no more than two blocks in a stage, which is quick to compute.
+fn slim(config: ResNetConfig) -> ResNetConfig {
+    let narrow = |stage: &ResNetStage| ResNetStage {
+        channels: stage.channels / 8,
+        middle: stage.middle / 8,
+        blocks: stage.blocks.min(2),
+        ..*stage
+    };
+    ResNetConfig { stem_channels: 8, stages: config.stages.iter().map(narrow).collect(), ..config }
+}
+
+/// At one architecture: the view is the static network bit for bit, which has the shapes of the pinned one and costs
+/// what the model says.
+fn assert_agree<M: Backbone>(
+    image: [usize; 3],
+    batch: usize,
+    seed: u64,
+    build: impl Fn(&mut SearchSpace, &Device) -> Built<M> + Clone + Send + Sync + 'static,
+) {
+    let (space, costs) = costs(image, build.clone());
+    let supernet = build(&mut SearchSpace::new(), &Device::default()).expect("a supernet");
+    let levels = |index: usize| below(seed.wrapping_add(index as u64), space.dims()[index].levels());
+    let architecture = space.at_levels(&(0..space.dims().len()).map(levels).collect::<Vec<_>>());
+    let small = supernet.materialize_at(&architecture);
+    let scores = small.with_statistics(Statistics::Batch).forward(images(image, batch));
+    assert_eq!(scores.dims()[0], batch);
+    let view = supernet.select(&architecture).forward(images(image, batch));
+    let scores = values(scores);
+    assert!(scores.iter().all(|score| score.is_finite()), "{architecture}: {scores:?}");
+    assert_same_bits(&format!("{architecture}"), &values(view), &scores);
+
+    let pinned = build(&mut SearchSpace::pinned(&architecture), &Device::default()).expect("a pinned network");
+    assert_eq!(shapes(entries(&pinned)), shapes(entries(&small)), "{architecture}");
+    let cost = costs.cost(&architecture).expect("a cost");
+    assert_eq!(captured(image, &architecture, build), cost, "{architecture}");
+    let trainable = entries(&small).into_iter().filter(|entry| !is_statistic(entry));
+    assert_eq!(cost.parameters, trainable.map(|entry| entry.values.len() as u64).sum::<u64>(), "{architecture}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn mobilenet_v1_agrees(channels in 1usize..5, size in 1usize..40, classes in 1usize..12, batch in 1usize..4, seed: u64) {
+        let config = MobileNetV1Config::small(channels, size, classes);
+        assert_agree([channels, size, size], batch, seed, move |space, device| config.init(space, device));
+    }
+
+    #[test]
+    fn mobilenet_v2_agrees(channels in 1usize..5, size in 1usize..40, classes in 1usize..12, batch in 1usize..4, seed: u64) {
+        let config = MobileNetV2Config::small(channels, size, classes);
+        assert_agree([channels, size, size], batch, seed, move |space, device| config.init(space, device));
+    }
+
+    #[test]
+    fn resnet_20_agrees(channels in 1usize..5, size in 1usize..40, classes in 1usize..12, batch in 1usize..4, seed: u64) {
+        let config = ResNetConfig::resnet20(classes).with_images(channels, size);
+        assert_agree([channels, size, size], batch, seed, move |space, device| config.init(space, device));
+    }
+
+    #[test]
+    fn a_slim_resnet_50_agrees(channels in 1usize..5, size in 1usize..80, classes in 1usize..12, batch in 1usize..4, seed: u64) {
+        let config = slim(ResNetConfig::resnet50(classes)).with_images(channels, size);
+        assert_agree([channels, size, size], batch, seed, move |space, device| config.init(space, device));
+    }
+}
+
+#[test]
+fn a_step_on_a_view_changes_no_entry_outside_it() {
+    fn assert_steps<M: Backbone>(image: [usize; 3], build: impl Fn(&mut SearchSpace, &Device) -> Built<M>) {
+        let mut space = SearchSpace::new();
+        let supernet = build(&mut space, &device()).expect("a supernet");
+        for architecture in architectures(&space, 3).into_iter().chain([space.base()]) {
+            common::assert_step_stays_inside(&supernet, &architecture, images(image, 2));
+        }
+    }
+    assert_steps([1, 20, 20], |space, device| MobileNetV1Config::small(1, 20, 10).init(space, device));
+    assert_steps([3, 13, 13], |space, device| ResNetConfig::resnet20(10).with_images(3, 13).init(space, device));
+    assert_steps([1, 33, 33], |space, device| slim(ResNetConfig::resnet50(10)).with_images(1, 33).init(space, device));
+}
+
+/// The forward of a network with given parameters, written down with Burn's functions alone.
+struct Reference<'a> {
+    entries: &'a [common::Entry],
+}
+
+impl Reference<'_> {
+    fn tensor<const D: usize>(&self, path: &str) -> Tensor<D> {
+        let found = self.entries.iter().find(|entry| entry.path == path);
+        let entry = found.unwrap_or_else(|| panic!("no parameter {path}"));
+        tensor(&entry.values, std::array::from_fn(|axis| entry.shape[axis]), &Device::default())
+    }
+
+    /// Convolution, and batch norm by its definition.
+    fn conv_norm(&self, path: &str, x: Tensor<4>, stride: usize, is_depthwise: bool) -> Tensor<4> {
+        let weight: Tensor<4> = self.tensor(&format!("{path}.conv.weight"));
+        let [outputs, _, kernel, _] = weight.dims();
+        let groups = if is_depthwise { outputs } else { 1 };
+        let options = burn::tensor::ops::ConvOptions::new([stride; 2], [kernel / 2; 2], [1; 2], groups);
+        let x = burn::tensor::module::conv2d(x, weight, None, options);
+        let [gamma, beta, mean, variance] = ["gamma", "beta", "running_mean", "running_var"]
+            .map(|name| self.tensor::<1>(&format!("{path}.norm.{name}")).reshape([1, outputs, 1, 1]));
+        (x - mean) / (variance + 1e-5).sqrt() * gamma + beta
+    }
+
+    fn classes(&self, x: Tensor<4>) -> Tensor<2> {
+        let [batch, channels, height, width] = x.dims();
+        let mean = x.reshape([batch, channels, height * width]).mean_dim(2).reshape([batch, channels]);
+        mean.matmul(self.tensor("classifier.weight")) + self.tensor::<1>("classifier.bias").reshape([1, -1])
+    }
+}
+
+fn relu(x: Tensor<4>) -> Tensor<4> {
+    x.clamp_min(0.0)
+}
+
+/// Running statistics of a batch, without which every batch norm does the same.
+fn recalibrated<M: Backbone>(model: &M, image: [usize; 3]) -> M {
+    elastic_layers::recalibrate(model, [images(image, 5)], |model, images| drop(model.forward(images)))
+}
+
+#[track_caller]
+fn assert_near(got: Tensor<2>, expected: Tensor<2>) {
+    common::assert_close("scores", &values(got), &common::to_f64(&values(expected)), 1e-4);
+}
+
+#[test]
+fn mobilenet_v1_is_what_its_authors_describe() {
+    let image = [3, 28, 28];
+    let config = MobileNetV1Config::small(3, 28, 10);
+    let mut space = SearchSpace::new();
+    let network = config.init(&mut space, &Device::default()).expect("a supernet").materialize_at(&space.base());
+    let network = recalibrated(&network, image);
+    let entries = entries(&network);
+    let reference = Reference { entries: &entries };
+    let mut x = relu(reference.conv_norm("stem", images(image, 2), 1, false));
+    for (index, stride) in [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1].into_iter().enumerate() {
+        x = relu(reference.conv_norm(&format!("blocks.{index}.filter"), x, stride, true));
+        x = relu(reference.conv_norm(&format!("blocks.{index}.mix"), x, 1, false));
+    }
+    assert_eq!(x.dims(), [2, 256, 2, 2]);
+    assert_near(network.forward(images(image, 2)), reference.classes(x));
+}
+
+#[test]
+fn resnets_are_what_their_authors_describe() {
+    let max_pool = |x| {
+        burn::tensor::module::max_pool2d(
+            x,
+            burn::tensor::ops::MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]),
+        )
+    };
+    for (config, bottleneck, size) in
+        [(ResNetConfig::resnet20(10), false, 17), (slim(ResNetConfig::resnet50(10)), true, 71)]
+    {
+        let (image, config) = ([3, size, size], config.with_images(3, size));
+        let mut space = SearchSpace::new();
+        let network = config.init(&mut space, &Device::default()).expect("a supernet").materialize_at(&space.base());
+        let network = recalibrated(&network, image);
+        let entries = entries(&network);
+        let reference = Reference { entries: &entries };
+        let mut x = relu(reference.conv_norm("stem", images(image, 2), if bottleneck { 2 } else { 1 }, false));
+        if bottleneck {
+            x = max_pool(x);
+        }
+        for (stage, shape) in config.stages.iter().enumerate() {
+            for block in 0..shape.blocks {
+                let path = |layer: &str| format!("stages.{stage}.{block}.{layer}");
+                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+                let is_projected = block == 0 && (stage > 0 || bottleneck);
+                let shortcut = match is_projected {
+                    true => reference.conv_norm(&path("downsample"), x.clone(), stride, false),
+                    false => x.clone(),
+                };
+                // As torchvision: the stride is in the first 3x3.
+                let strides = if bottleneck { [1, stride] } else { [stride, 1] };
+                x = relu(reference.conv_norm(&path("conv1"), x, strides[0], false));
+                x = reference.conv_norm(&path("conv2"), x, strides[1], false);
+                if bottleneck {
+                    x = reference.conv_norm(&path("conv3"), relu(x), 1, false);
+                }
+                x = relu(x + shortcut);
+            }
+        }
+        assert_near(network.forward(images(image, 2)), reference.classes(x));
+    }
+}
+
+#[test]
+fn a_stem_has_the_channels_of_the_shortcut_that_it_begins() {
+    let mut space = SearchSpace::new();
+    let supernet = ResNetConfig::resnet20(10).init(&mut space, &Device::default()).expect("a supernet");
+    let narrow = space.with_values(|dim| if dim.name == "stage1" { 5 } else { dim.base });
+    let shapes = shapes(entries(&supernet.materialize_at(&narrow)));
+    let shape = |path: &str| shapes.iter().find(|(found, _)| found == path).map(|(_, shape)| shape.clone());
+    assert_eq!(shape("stem.conv.weight"), Some(vec![5, 3, 3, 3]));
+    assert_eq!(shape("stages.0.2.conv2.conv.weight"), Some(vec![5, 16, 3, 3]));
+    assert_eq!(shape("stages.1.0.downsample.conv.weight"), Some(vec![32, 5, 1, 1]));
+    assert_eq!(shape("stages.0.0.downsample.conv.weight"), None);
+}
+
+#[test]
+fn what_makes_no_network_is_refused_with_a_message() {
+    let message = |built: Built<()>| built.expect_err("no network").to_string();
+    let v1 = |change: &dyn Fn(&mut MobileNetV1Config)| {
+        let mut config = MobileNetV1Config::small(1, 28, 10);
+        change(&mut config);
+        message(config.init(&mut SearchSpace::new(), &Device::default()).map(drop))
+    };
+    assert_eq!(
+        v1(&|config| config.classes = 0),
+        "MobileNetV1 sizes (image channels, image size, classes, channels and stride of the stem): expected numbers of \
+         at least 1, found [1, 28, 0, 8, 1]"
+    );
+    assert_eq!(
+        v1(&|config| config.blocks = vec![SeparableBlock { channels: 3, stride: 0 }]),
+        "MobileNetV1 blocks (channels, stride): expected numbers of at least 1, found [3, 0]"
+    );
+    assert_eq!(
+        v1(&|config| config.blocks.clear()),
+        "MobileNetV1 blocks (channels, stride): expected numbers of at least 1, found []"
+    );
+    assert_eq!(
+        v1(&|config| config.scales.min = f64::NAN),
+        "scales of the channels: expected a positive step, and a range around 1, found NaN to 1.6 in steps of 0.03"
+    );
+    assert_eq!(
+        v1(&|config| config.images = Images { min_resolution: 29, ..config.images }),
+        "dimension \"resolution\": the base 28 should be in the range 29 to 28"
+    );
+    let mut config = MobileNetV2Config::small(1, 28, 10);
+    config.stages = vec![Stage { expansion: 1, channels: 8, blocks: 0, stride: 1 }];
+    assert_eq!(
+        message(config.init(&mut SearchSpace::new(), &Device::default()).map(drop)),
+        "MobileNetV2 stages (expansion, channels, blocks, stride): expected numbers of at least 1, found [1, 8, 0, 1]"
+    );
+    let mut config = ResNetConfig::resnet20(10);
+    config.stages.clear();
+    assert_eq!(
+        message(config.init(&mut SearchSpace::new(), &Device::default()).map(drop)),
+        "ResNet stages (channels, middle channels, blocks, stride): expected numbers of at least 1, found []"
+    );
+}
