@@ -154,20 +154,20 @@ impl ElasticBatchNorm {
         if statistic.dims() == [self.features.len()] { statistic } else { crop(statistic, [&self.features]) }
     }
 
-    /// Running mean and variance of other features, on their own. A feature that has none yet gets Burn's initial ones: a
+    /// Running mean and variance of the features in use, on their own. A feature that has none yet gets Burn's initial ones: a
     /// view that was recalibrated at one size can be selected at a larger one.
-    fn own_statistics(&self, features: &Axis) -> [RunningState<Tensor<1>>; 2] {
+    fn own_statistics(&self) -> [RunningState<Tensor<1>>; 2] {
         [(&self.running_mean, 0.0), (&self.running_var, 1.0)].map(|(state, initial)| {
             let known = state.value_sync();
             let all = Tensor::full([self.known.size().max()], initial, &known.device());
             let all = if known.dims() == all.dims() { known } else { place(all, known, [&self.known]) };
-            RunningState::with_id(ParamId::new(), detached(crop(all, [features])))
+            RunningState::with_id(ParamId::new(), detached(crop(all, [&self.features])))
         })
     }
 
     /// The same layer with running statistics of its own, of the features in use.
     fn with_own_statistics(self) -> Self {
-        let [running_mean, running_var] = self.own_statistics(&self.features);
+        let [running_mean, running_var] = self.own_statistics();
         Self { running_mean, running_var, known: self.features.clone(), ..self }
     }
 }
@@ -213,29 +213,29 @@ impl Elastic for ElasticBatchNorm {
             Change::Statistics(statistics) => statistics,
             Change::Name => self.statistics,
         };
-        let label = self.label.at(adaptation);
+        let [gamma, beta] = [&self.gamma, &self.beta].map(|param| adaptation.param(param, [&features]));
+        let changed = Self {
+            gamma,
+            beta,
+            training: self.training.clone(),
+            running_mean: self.running_mean.clone(),
+            running_var: self.running_var.clone(),
+            momentum: self.momentum,
+            epsilon: self.epsilon,
+            known: self.known.clone(),
+            features,
+            statistics,
+            label: self.label.at(adaptation),
+        };
         match adaptation.change() {
-            Change::Select(_) | Change::Name => Self { features, statistics, label, ..self.clone() },
+            Change::Select(_) | Change::Name => changed,
             Change::Materialize(_) => {
-                let [running_mean, running_var] = self.own_statistics(&features);
-                let fixed = adaptation.kept(features.clone());
-                Self {
-                    gamma: adaptation.param(&self.gamma, [&features]),
-                    beta: adaptation.param(&self.beta, [&features]),
-                    running_mean,
-                    running_var,
-                    known: fixed.clone(),
-                    features: fixed,
-                    statistics,
-                    label,
-                    ..self.clone()
-                }
+                let changed = changed.with_own_statistics();
+                let fixed = adaptation.kept(changed.features);
+                Self { known: fixed.clone(), features: fixed, ..changed }
             }
+            Change::Statistics(Statistics::Calibrate { .. }) => changed.with_own_statistics(),
             Change::Statistics(_) => {
-                let changed = Self { statistics, label, ..self.clone() };
-                if matches!(statistics, Statistics::Calibrate { .. }) {
-                    return changed.with_own_statistics();
-                }
                 if matches!(self.statistics, Statistics::Calibrate { .. }) {
                     // Burn holds an update back until a synchronised read, which inference and saving are not.
                     let _ = (self.running_mean.value_sync(), self.running_var.value_sync());

@@ -6,7 +6,7 @@ use burn::module::Param;
 use burn::tensor::Tensor;
 
 use crate::crop::{active, in_use};
-use crate::{Adaptation, Axis, Size};
+use crate::{Adaptation, Axis, Change, Size};
 
 /// The numbers of input and output channels of a convolution, and of the groups that connect them.
 #[derive(Clone, Debug)]
@@ -14,8 +14,9 @@ pub(super) struct Channels {
     inputs: Axis,
     outputs: Axis,
     groups: Axis,
-    /// The first two axes of the weight.
-    weight: [Axis; 2],
+    /// Of a convolution, the input channels of a group; of a transposed one, the output channels.
+    in_group: Axis,
+    transposed: bool,
 }
 
 impl Channels {
@@ -25,7 +26,7 @@ impl Channels {
     /// If the channels are not written as groups.
     pub(super) fn new(layer: &str, channels: &[Size; 2], groups: &Size) -> Self {
         let [in_group, _] = in_groups(layer, channels, groups);
-        Self::with_weight(channels, groups, [channels[1].clone(), in_group])
+        Self::with_groups(channels, groups, in_group, false)
     }
 
     /// The channels of a transposed convolution, whose weight is `[inputs, outputs / groups, ...]`.
@@ -34,12 +35,12 @@ impl Channels {
     /// If the channels are not written as groups.
     pub(super) fn transposed(layer: &str, channels: &[Size; 2], groups: &Size) -> Self {
         let [_, out_group] = in_groups(layer, channels, groups);
-        Self::with_weight(channels, groups, [channels[0].clone(), out_group])
+        Self::with_groups(channels, groups, out_group, true)
     }
 
-    fn with_weight(channels: &[Size; 2], groups: &Size, weight: [Size; 2]) -> Self {
+    fn with_groups(channels: &[Size; 2], groups: &Size, in_group: Size, transposed: bool) -> Self {
         let [inputs, outputs] = channels.clone().map(Axis::from);
-        Self { inputs, outputs, groups: groups.clone().into(), weight: weight.map(Axis::from) }
+        Self { inputs, outputs, groups: groups.clone().into(), in_group: in_group.into(), transposed }
     }
 
     /// These channels behind a change, still on the supernet's axes.
@@ -53,12 +54,12 @@ impl Channels {
     }
 
     fn map(&self, change: impl Fn(&Axis) -> Axis) -> Self {
-        let Self { inputs, outputs, groups, weight } = self;
         Self {
-            inputs: change(inputs),
-            outputs: change(outputs),
-            groups: change(groups),
-            weight: weight.each_ref().map(change),
+            inputs: change(&self.inputs),
+            outputs: change(&self.outputs),
+            groups: change(&self.groups),
+            in_group: change(&self.in_group),
+            transposed: self.transposed,
         }
     }
 
@@ -86,17 +87,35 @@ impl Channels {
     /// # Panics
     /// If it has other channels.
     pub(super) fn check_weight<const D: usize>(&self, layer: &str, weight: &Param<Tensor<D>>) {
-        let (expected, got) = (self.weight.each_ref().map(Axis::len), weight.lazy_shape().dims::<D>());
+        let (expected, got) = (self.weight().map(Axis::len), weight.lazy_shape().dims::<D>());
         assert!(
             got[..2] == expected,
             "{layer} [{self}]: expected a weight of shape {expected:?} x kernel, got {got:?}"
         );
     }
 
+    /// The first two axes of the weight.
+    fn weight(&self) -> [&Axis; 2] {
+        [if self.transposed { &self.inputs } else { &self.outputs }, &self.in_group]
+    }
+
     /// All axes of a weight. Those of the kernel are never elastic.
     pub(super) fn weight_axes<const D: usize>(&self, weight: &Param<Tensor<D>>) -> [Axis; D] {
-        let shape = weight.lazy_shape();
-        std::array::from_fn(|axis| self.weight.get(axis).cloned().unwrap_or_else(|| shape[axis].into()))
+        let (shape, first) = (weight.lazy_shape(), self.weight());
+        std::array::from_fn(|axis| first.get(axis).map_or_else(|| shape[axis].into(), |axis| (*axis).clone()))
+    }
+
+    /// A weight behind a change that these channels are behind.
+    pub(super) fn adapted<const D: usize>(
+        &self,
+        adaptation: &Adaptation<'_>,
+        weight: &Param<Tensor<D>>,
+    ) -> Param<Tensor<D>> {
+        match adaptation.change() {
+            Change::Materialize(_) => adaptation.param(weight, self.weight_axes(weight).each_ref()),
+            // `select` has no time to spare for axes that are not used.
+            _ => weight.clone(),
+        }
     }
 
     /// The axis of a bias.
@@ -164,7 +183,7 @@ macro_rules! elastic_convolution {
             fn adapt(&self, adaptation: &crate::Adaptation<'_>) -> Self {
                 let channels = self.channels.at(adaptation);
                 Self {
-                    weight: adaptation.param(&self.weight, channels.weight_axes(&self.weight).each_ref()),
+                    weight: channels.adapted(adaptation, &self.weight),
                     bias: self.bias.as_ref().map(|bias| adaptation.param(bias, channels.bias_axis())),
                     channels: channels.kept(adaptation),
                     label: self.label.at(adaptation),
