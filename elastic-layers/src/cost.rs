@@ -170,7 +170,7 @@ fn trace<M: Backbone>(
 }
 
 /// The axes of every parameter by its path; those that are not elastic have fixed ones.
-fn named_axes<E: Elastic>(model: &E) -> HashMap<String, Vec<Size>> {
+pub(crate) fn named_axes<E: Elastic>(model: &E) -> HashMap<String, Vec<Size>> {
     struct Names<'a> {
         path: Vec<String>,
         elastic: &'a AxesVisitor,

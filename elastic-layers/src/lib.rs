@@ -56,6 +56,7 @@ mod macs;
 mod recalibrate;
 mod size;
 mod space;
+mod weights;
 
 pub use architecture::{Architecture, ArchitectureError, ArchitectureFile, DimensionValue};
 pub use cost::{Cost, CostError, CostModel};
@@ -74,6 +75,7 @@ pub use macs::Macs;
 pub use recalibrate::recalibrate;
 pub use size::{Axis, Size};
 pub use space::{DimBuilder, SearchSpace, SpaceError};
+pub use weights::{PytorchWeights, Torchvision, WeightsError};
 
 /// An elastic network from images to class scores: what the search, the trainer and the exporter run.
 ///

@@ -9,6 +9,7 @@ use super::parts::{ConvNorm, conv, depthwise, pooled};
 use super::settings::{Images, Scales, at_least_one};
 use crate::{
     Backbone, Elastic, ElasticLinear, ElasticLinearConfig, ElasticResize, ElasticStack, SearchSpace, Size, SpaceError,
+    Torchvision,
 };
 
 /// Blocks of one width, joined by shortcuts.
@@ -208,5 +209,31 @@ impl Backbone for MobileNetV2 {
         let x = self.stages.iter().fold(x, |x, stage| stage.iter().fold(x, |x, block| block.forward(x)));
         let x = self.head.forward(x);
         self.classifier.forward(pooled(x))
+    }
+}
+
+impl Torchvision for MobileNetV2 {
+    fn torchvision_name(&self, path: &str) -> Option<String> {
+        let parts: Vec<&str> = path.split('.').collect();
+        let number = |part: &str| usize::from(part == "norm");
+        let blocks =
+            |stages: &[ElasticStack<InvertedResidual>]| stages.iter().map(|stage| stage.blocks().len()).sum::<usize>();
+        Some(match *parts {
+            ["stem", part] => format!("features.0.{}", number(part)),
+            ["head", part] => format!("features.{}.{}", blocks(&self.stages) + 1, number(part)),
+            ["classifier"] => "classifier.1".into(),
+            ["stages", stage, "blocks", block, layer, part] => {
+                let (stage, block): (usize, usize) = (stage.parse().ok()?, block.parse().ok()?);
+                let expands = usize::from(self.stages.get(stage)?.blocks().get(block)?.expand.is_some());
+                let place = match layer {
+                    "expand" => format!("0.{}", number(part)),
+                    "filter" => format!("{expands}.{}", number(part)),
+                    "project" => (expands + 1 + number(part)).to_string(),
+                    _ => return None,
+                };
+                format!("features.{}.conv.{place}", blocks(&self.stages[..stage]) + block + 1)
+            }
+            _ => return None,
+        })
     }
 }

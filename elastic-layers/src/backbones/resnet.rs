@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::parts::{ConvNorm, conv, padding, pooled};
 use super::settings::{Images, Scales, at_least_one};
-use crate::{Backbone, Elastic, ElasticLinear, ElasticLinearConfig, ElasticResize, SearchSpace, Size, SpaceError};
+use crate::{
+    Backbone, Elastic, ElasticLinear, ElasticLinearConfig, ElasticResize, SearchSpace, Size, SpaceError, Torchvision,
+};
 
 /// Configuration of a [`ResNet`] and its search space.
 ///
@@ -229,10 +231,6 @@ impl Residual {
 }
 
 /// ResNet; made by [`ResNetConfig`].
-///
-/// Weights of torchvision's fit under other names: `conv1` is `stem.conv`, `layer1` is `stages.0`, and so on, and
-/// `fc` is `classifier`; in a block, `conv1` is `conv1.conv`, `bn1` is `conv1.norm`, `downsample.0` is
-/// `downsample.conv`, and `downsample.1` is `downsample.norm`.
 #[derive(Module, Elastic, Debug)]
 pub struct ResNet {
     resize: ElasticResize,
@@ -251,5 +249,27 @@ impl Backbone for ResNet {
         };
         let x = self.stages.iter().flatten().fold(x, |x, block| block.forward(x));
         self.classifier.forward(pooled(x))
+    }
+}
+
+impl Torchvision for ResNet {
+    fn torchvision_name(&self, path: &str) -> Option<String> {
+        let parts: Vec<&str> = path.split('.').collect();
+        Some(match *parts {
+            ["stem", "conv"] => "conv1".into(),
+            ["stem", "norm"] => "bn1".into(),
+            ["stages", stage, block, layer, part] => {
+                let layer = match (layer.strip_prefix("conv"), part) {
+                    (Some(number), "conv") => format!("conv{number}"),
+                    (Some(number), "norm") => format!("bn{number}"),
+                    (None, "conv") => format!("{layer}.0"),
+                    (None, "norm") => format!("{layer}.1"),
+                    _ => return None,
+                };
+                format!("layer{}.{block}.{layer}", stage.parse::<usize>().ok()? + 1)
+            }
+            ["classifier"] => "fc".into(),
+            _ => return None,
+        })
     }
 }

@@ -52,6 +52,11 @@ impl<M: Module> ElasticStack<M> {
         self.blocks[..self.active].iter()
     }
 
+    /// All blocks, those too that this view leaves out.
+    pub fn blocks(&self) -> &[M] {
+        &self.blocks
+    }
+
     fn count_at(&self, depth: usize) -> usize {
         depth.saturating_sub(self.before).max(self.least).min(self.blocks.len())
     }
