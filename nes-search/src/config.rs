@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use crate::backbone::BackboneName;
 use crate::budget::{Budget, Penalty, Phi};
 use crate::data::Augment;
 use crate::estimator::Estimator;
@@ -16,6 +17,8 @@ use crate::train::{SgdSettings, TrainSettings};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The network whose dimensions are searched.
+    pub backbone: BackboneName,
     /// The directory of a data set; the embedded images, if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
@@ -165,6 +168,7 @@ fn sgd() -> SgdSettings {
 
 fn laptop() -> Config {
     Config {
+        backbone: BackboneName::default(),
         data: None,
         budget: Budget::Fraction(0.1),
         seed: 1,
@@ -242,6 +246,7 @@ fn smoke() -> Config {
 /// What a field means.
 fn comment(name: &str) -> Option<&'static str> {
     let text = match name {
+        "backbone" => "The network whose dimensions are searched; `nes-search inspect NAME` shows them.",
         "data" => "Directory with the four IDX files of an MNIST-like set; without it, the embedded images.",
         "budget" => "A fraction of the backbone's MACs (\"0.1\"), or MACs (\"250k\", \"2.5M\").",
         "seed" => "Seed of the search and of the first training.",
@@ -344,6 +349,15 @@ mod tests {
         expected.search.sigma = 2.0;
         expected.search.constraint = Constraint::Penalty(Penalty { rho: 3.0, phi: Phi::Absolute });
         assert_eq!(config, expected);
+    }
+
+    /// Runs from before there was a choice have no such line.
+    #[test]
+    fn a_file_without_a_backbone_means_the_default_one() {
+        let text = laptop().to_toml();
+        let line = "backbone = \"mobilenet-v2-small\"\n";
+        assert!(text.contains(line), "{text}");
+        assert_eq!(Config::from_toml(Preset::Laptop, &text.replace(line, "")).unwrap(), laptop());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! NES search of channels, resolution and depth, jointly with the weights, under a budget.
 
+mod backbone;
 pub mod baselines;
 mod blueprint;
 mod budget;
@@ -20,6 +21,7 @@ mod trainings;
 // Burn's derive of `RecordState` looks for these at the root of the crate that uses it.
 use burn::optim::{RecordState, StateSink, StateSource};
 
+pub use backbone::{AnyBackbone, BackboneName};
 pub use blueprint::Blueprint;
 pub use budget::{Budget, BudgetError, Penalty, Phi};
 pub use config::{BenchSettings, Config, ConfigError, Preset};

@@ -46,6 +46,39 @@ fn a_configuration_with_a_mistake() {
     assert_tells(&flag, &["seeds", "1 to 1000", "found 0"]);
 }
 
+/// A search and a training of another backbone than the default one, and the names of its parameters in the file.
+#[test]
+fn another_backbone_by_a_flag_or_by_the_configuration() {
+    let directory = tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let output = command(arguments, directory.path());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output
+    };
+    let quick = "[search]\nwarmup_steps = 2\nouter_iterations = 1\nweight_steps = 1\nstart = \"base\"\n\
+                 [search.trials]\ncandidates = 0\n";
+    fs::write(directory.path().join("my.toml"), quick).unwrap();
+    run(&["search", "--preset", "smoke", "--config", "my.toml", "--backbone", "mobilenet-v1-small", "--out", "found"]);
+    let config = fs::read_to_string(directory.path().join("found/config.toml")).unwrap();
+    assert_tells(&config, &["\nbackbone = \"mobilenet-v1-small\"\n"]);
+    let architecture = fs::read_to_string(directory.path().join("found/architecture.json")).unwrap();
+    assert_tells(&architecture, &["\"block13\""]);
+
+    fs::write(directory.path().join("my.toml"), "backbone = \"mobilenet-v1-small\"\n").unwrap();
+    let train = ["train", "--preset", "smoke", "--architecture", "found/architecture.json", "--out", "trained"];
+    let refused = command(&train, directory.path());
+    assert_tells(&String::from_utf8_lossy(&refused.stderr), &["another search space", "\"block1\""]);
+    run(&[&train[..], &["--config", "my.toml"]].concat());
+    run(&["export", "trained"]);
+    let onnx = fs::read(directory.path().join("trained/model.onnx")).unwrap();
+    let text = String::from_utf8_lossy(&onnx);
+    assert!(text.contains("blocks.12.mix.conv") && !text.contains("MobileNetV1"), "names of parameters");
+
+    fs::write(directory.path().join("my.toml"), "backbone = \"vgg\"\n").unwrap();
+    let message = self::refused(&["run", "--config", "my.toml"], directory.path());
+    assert_tells(&message, &["my.toml", "unknown variant `vgg`", "`resnet-50`"]);
+}
+
 #[test]
 fn a_flag_with_a_mistake_is_wrong_usage() {
     let directory = tempdir().unwrap();

@@ -7,17 +7,28 @@ fn inspect(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn mobilenet_v2_has_its_published_cost() {
-    let output = inspect(&["mobilenet-v2", "--size", "224", "--classes", "1000", "--json"]);
-    assert!(output.status.success());
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(report["macs"], 300_774_272_u64);
-    assert_eq!(report["parameters"], 3_504_872_u64);
-    let dimensions = report["dimensions"].as_array().expect("a list");
-    let count = |kind: &str| dimensions.iter().filter(|dim| dim["kind"] == kind).count();
-    assert_eq!([count("channels"), count("resolution"), count("depth")], [8 + 17, 1, 1]);
-    let depth = dimensions.iter().find(|dim| dim["name"] == "depth").expect("a depth");
-    assert_eq!([&depth["min"], &depth["max"], &depth["value"]], [9, 19, 19]);
+fn backbones_have_their_published_costs_and_the_spaces_of_the_paper() {
+    for (backbone, size, classes, macs, parameters, dimensions) in [
+        ("mobilenet-v1", "224", "1000", 568_740_352_u64, 4_231_976_u64, [13, 1, 0]),
+        ("mobilenet-v2", "224", "1000", 300_774_272, 3_504_872, [8 + 17, 1, 1]),
+        ("resnet-50", "224", "1000", 4_089_184_256, 25_557_032, [4 + 16, 0, 0]),
+        ("resnet-20", "32", "10", 40_813_184, 272_474, [3 + 9, 1, 0]),
+        ("resnet-56", "32", "10", 125_747_840, 855_770, [3 + 27, 1, 0]),
+        ("mobilenet-v1-small", "28", "10", 2_895_136, 215_498, [13, 1, 0]),
+        ("mobilenet-v2-small", "28", "10", 2_517_208, 33_674, [13, 1, 1]),
+    ] {
+        let output = inspect(&[backbone, "--size", size, "--classes", classes, "--json"]);
+        assert!(output.status.success(), "{backbone}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(report["macs"], macs, "{backbone}");
+        assert_eq!(report["parameters"], parameters, "{backbone}");
+        let list = report["dimensions"].as_array().expect("a list");
+        let count = |kind: &str| list.iter().filter(|dim| dim["kind"] == kind).count();
+        assert_eq!(["channels", "resolution", "depth"].map(count), dimensions, "{backbone}");
+        if let Some(depth) = list.iter().find(|dim| dim["name"] == "depth" && backbone == "mobilenet-v2") {
+            assert_eq!([&depth["min"], &depth["max"], &depth["value"]], [9, 19, 19]);
+        }
+    }
 }
 
 #[test]
@@ -26,6 +37,10 @@ fn the_table_counts_the_layers_as_the_cost_model_does() {
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.contains("MACs 300774272 "), "{text}");
     assert!(text.contains("parameters 3504872 "), "{text}");
+    // Images of one pixel and channel are enough for the largest network.
+    let output = inspect(&["resnet-50", "--size", "1", "--classes", "1", "--image-channels", "1"]);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.contains("stages.3.2.conv3.conv "), "{text}");
 }
 
 #[test]

@@ -4,23 +4,13 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
 use elastic_layers::capture::{CapturedModel, capture};
-use elastic_layers::{Architecture, Backbone, Macs, SearchSpace};
-use nes_search::Blueprint;
+use elastic_layers::{Architecture, Backbone, Macs, SearchSpace, SpaceError};
+use nes_search::{AnyBackbone, BackboneName, Blueprint};
 use serde::Serialize;
-
-/// A backbone that the command knows.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum BackboneName {
-    /// MobileNetV2 with the strides for images of about 28 pixels.
-    MobilenetV2Small,
-    /// MobileNetV2 as published.
-    MobilenetV2,
-}
 
 /// Prints a backbone's search space, an architecture, and its MACs and parameters for each layer.
 #[derive(Args, Debug)]
@@ -34,7 +24,7 @@ pub struct Inspect {
     /// Number of classes.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     classes: u32,
-    /// Channels of the images; by default 3, of the small backbone 1.
+    /// Channels of the images; by default 3, of a small MobileNet 1.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
     image_channels: Option<u16>,
     /// The architecture to show; by default the backbone itself.
@@ -62,10 +52,11 @@ struct Dimension<'a> {
 
 impl Inspect {
     pub fn run(self) -> anyhow::Result<()> {
-        let config = self.config();
-        let image = [config.image_channels, config.image_size, config.image_size];
-        let for_blueprint = config.clone();
-        let blueprint = Blueprint::new(image, move |space, device| for_blueprint.init(space, device))?;
+        let (backbone, classes) = (self.backbone, self.classes as usize);
+        let channels = self.image_channels.map_or(backbone.image_channels(), usize::from);
+        let image = [channels, self.size.into(), self.size.into()];
+        let build = move |space: &mut SearchSpace, device: &Device| backbone.init(image, classes, space, device);
+        let blueprint = Blueprint::new(image, build)?;
         let space = blueprint.space();
         let architecture = match &self.architecture {
             Some(path) => super::directory::read_architecture(space, path)?,
@@ -81,36 +72,22 @@ impl Inspect {
             };
             return super::print_json(&report);
         }
-        let captured = captured(&config, &architecture, image)?;
+        let captured = captured(build, &architecture, image)?;
         super::print(&table(space, &architecture, &captured)?)
-    }
-
-    fn config(&self) -> MobileNetV2Config {
-        let (size, classes) = (usize::from(self.size), self.classes as usize);
-        let channels = |default| self.image_channels.map_or(default, usize::from);
-        match self.backbone {
-            BackboneName::MobilenetV2Small => MobileNetV2Config::small(channels(1), size, classes),
-            BackboneName::MobilenetV2 => {
-                let published = MobileNetV2Config::imagenet(classes);
-                // Table 4 of the paper: 96 to 224 pixels; of another size, the same share of it.
-                let min_resolution = (size * published.min_resolution).div_ceil(published.image_size);
-                MobileNetV2Config { image_channels: channels(3), image_size: size, min_resolution, ..published }
-            }
-        }
     }
 }
 
 /// The static network's forward, initialised where nothing is computed.
 fn captured(
-    config: &MobileNetV2Config,
+    build: impl Fn(&mut SearchSpace, &Device) -> Result<AnyBackbone, SpaceError>,
     architecture: &Architecture,
     [channels, height, width]: [usize; 3],
 ) -> anyhow::Result<CapturedModel> {
     // A first build says whether there is anything to capture.
-    let build = |device: &Device| config.init(&mut SearchSpace::pinned(architecture), device);
+    let build = |device: &Device| build(&mut SearchSpace::pinned(architecture), device);
     build(&Device::default())?;
     let build = |device: &Device| build(device).expect("it was built before");
-    Ok(capture([1, channels, height, width], build, |model: &MobileNetV2, images| model.forward(images))?)
+    Ok(capture([1, channels, height, width], build, |model: &AnyBackbone, images| model.forward(images))?)
 }
 
 fn table(space: &SearchSpace, architecture: &Architecture, captured: &CapturedModel) -> anyhow::Result<String> {

@@ -6,13 +6,12 @@ use anyhow::{Context, anyhow};
 use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::Device;
-use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
-use elastic_layers::{Architecture, ArchitectureFile, Backbone, Macs};
+use elastic_layers::{Architecture, ArchitectureFile, Backbone, Macs, SearchSpace};
 use exporters::runtime::available;
 use exporters::{OnnxExporter, reference, verify};
 use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
 use nes_search::search::{SearchCost, Trial};
-use nes_search::{Blueprint, Config, Found, Observer, Projection, Search, Task};
+use nes_search::{AnyBackbone, Blueprint, Config, Found, Observer, Projection, Search, Task};
 use serde::{Deserialize, Serialize};
 
 use super::directory::{
@@ -26,7 +25,7 @@ const TOLERANCE: f32 = 1e-4;
 pub struct Job {
     pub config: Config,
     pub data: ImageData,
-    pub blueprint: Blueprint<MobileNetV2>,
+    pub blueprint: Blueprint<AnyBackbone>,
     pub budget: Macs,
     pub normalization: Normalization,
     /// The same device once for each thread.
@@ -59,12 +58,10 @@ impl Job {
             None => ImageData::embedded(),
         };
         let [_, channels, height, width] = data.train.shape();
-        if height != width {
-            return Err(anyhow!("training images: expected square ones, found {height}x{width}"));
-        }
         let (train, evaluation) = data.train.split_per_class(config.evaluation_per_class, config.seed)?;
-        let backbone = MobileNetV2Config::small(channels, height, data.class_names.len());
-        let blueprint = Blueprint::new([channels, height, width], move |space, device| backbone.init(space, device))?;
+        let (backbone, classes, image) = (config.backbone, data.class_names.len(), [channels, height, width]);
+        let build = move |space: &mut SearchSpace, device: &Device| backbone.init(image, classes, space, device);
+        let blueprint = Blueprint::new(image, build).with_context(|| format!("backbone {backbone}"))?;
         let budget = config.budget.resolve(blueprint.cost().cost(&blueprint.space().base())?.macs);
         let normalization = Normalization::of(&data.train);
         let threads = config.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
@@ -103,7 +100,7 @@ impl Job {
     }
 
     /// The search of the configuration, not begun.
-    pub fn new_search(&self) -> anyhow::Result<Search<'_, MobileNetV2>> {
+    pub fn new_search(&self) -> anyhow::Result<Search<'_, AnyBackbone>> {
         let task = Task {
             blueprint: &self.blueprint,
             train: &self.train,
@@ -116,7 +113,7 @@ impl Job {
     }
 
     /// The network in a directory: its architecture with its weights.
-    pub fn network(&self, directory: &Path) -> anyhow::Result<(Architecture, MobileNetV2)> {
+    pub fn network(&self, directory: &Path) -> anyhow::Result<(Architecture, AnyBackbone)> {
         let architecture = read_architecture(self.blueprint.space(), &directory.join(ARCHITECTURE))?;
         let path = directory.join(WEIGHTS);
         let network = self.blueprint.network(&architecture, self.config.seed, &self.devices[0])?;
@@ -128,9 +125,9 @@ impl Job {
     }
 
     /// Writes a network as ONNX, and runs the file in every runtime on images of the evaluation split.
-    pub fn export(&self, architecture: &Architecture, network: &MobileNetV2, path: &Path) -> anyhow::Result<()> {
+    pub fn export(&self, architecture: &Architecture, network: &AnyBackbone, path: &Path) -> anyhow::Result<()> {
         let [_, channels, height, width] = self.data.train.shape();
-        let forward = |model: &MobileNetV2, images| model.forward(images);
+        let forward = |model: &AnyBackbone, images| model.forward(images);
         let model = OnnxExporter::new([2, channels, height, width])
             .with_symbolic_batch(true)
             .with_names("images", "logits")

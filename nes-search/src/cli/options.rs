@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use nes_search::{Budget, Config, Preset};
+use nes_search::{BackboneName, Budget, Config, Preset};
 
 /// Where the configuration comes from: a preset, a file over it, flags over that.
 #[derive(Args, Debug)]
@@ -16,6 +16,9 @@ pub struct ConfigOptions {
     /// A TOML file; `nes-search config` prints one with all fields.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The network whose dimensions are searched.
+    #[arg(long, value_enum, value_name = "NAME")]
+    backbone: Option<BackboneName>,
     /// The four IDX files of an MNIST-like set, plain or with .gz, instead of the embedded images.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -47,6 +50,7 @@ impl ConfigOptions {
             // A run may be resumed from another working directory.
             *data = fs::canonicalize(&*data).with_context(|| data.display().to_string())?;
         }
+        config.backbone = self.backbone.unwrap_or(config.backbone);
         config.budget = self.budget.unwrap_or(config.budget);
         config.seed = self.seed.unwrap_or(config.seed);
         config.seeds = self.seeds.unwrap_or(config.seeds);

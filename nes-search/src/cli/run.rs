@@ -78,7 +78,7 @@ pub struct Place {
     #[arg(
         long,
         value_name = "DIR",
-        conflicts_with_all = ["out", "overwrite", "preset", "config", "data", "budget", "seed", "seeds", "threads"]
+        conflicts_with_all = ["out", "overwrite", "preset", "config", "backbone", "data", "budget", "seed", "seeds", "threads"]
     )]
     resume: Option<PathBuf>,
     #[command(flatten)]
