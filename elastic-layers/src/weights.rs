@@ -109,6 +109,7 @@ struct Put<'a, N> {
     architecture: &'a Architecture,
     name: &'a N,
     axes: HashMap<String, Vec<Size>>,
+    /// Every name on the way to a parameter, and the type of what it is in.
     path: Vec<(String, String)>,
     left: BTreeSet<&'a str>,
     failed: Option<WeightsError>,
@@ -117,18 +118,17 @@ struct Put<'a, N> {
 impl<N: Fn(&str) -> Option<String>> Put<'_, N> {
     /// The tensor of the parameter at this path, and the axes of that.
     fn find<const D: usize>(&mut self) -> Result<(Tensor<D>, [Axis; D]), WeightsError> {
-        let (leaf, modules) = self.path.split_last().map_or(("", &[][..]), |(leaf, modules)| (&*leaf.0, modules));
-        let (is_linear, module) = (
-            modules.last().is_some_and(|(_, container)| container.ends_with("Linear")),
-            modules.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("."),
-        );
+        let Some(((leaf, container), modules)) = self.path.split_last() else {
+            return Err(WeightsError::Unnamed { module: String::new() });
+        };
+        let module = modules.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(".");
         // Running statistics are no parameters, and have the axis of the scale.
-        let like = if leaf.starts_with("running_") { "gamma" } else { leaf };
+        let like = if leaf.starts_with("running_") { "gamma" } else { leaf.as_str() };
         let sizes = self.axes.get(&format!("{module}.{like}")).cloned().unwrap_or_default();
         let axes: [Axis; D] = std::array::from_fn(|axis| Axis::from(sizes[axis].clone()).at(self.architecture));
         let expected: Vec<usize> = axes.iter().map(Axis::len).collect();
 
-        let leaf = match leaf {
+        let leaf = match leaf.as_str() {
             "gamma" | "alpha" => "weight",
             "beta" => "bias",
             leaf => leaf,
@@ -140,7 +140,7 @@ impl<N: Fn(&str) -> Option<String>> Put<'_, N> {
             return Err(WeightsError::Missing { path: path(), name });
         };
         self.left.remove(key.as_str());
-        let transposed = is_linear && D == 2;
+        let transposed = container.ends_with("Linear") && D == 2;
         let mut found = data.shape().to_vec();
         if transposed {
             found.reverse();
