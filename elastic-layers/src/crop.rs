@@ -23,9 +23,18 @@ pub(crate) fn crop<const D: usize>(tensor: Tensor<D>, axes: [&Axis; D]) -> Tenso
     }
     let mut tensor = if first == dims { tensor } else { tensor.slice(first.map(|size| Slice::from(0..size))) };
     for (dim, axis) in axes.into_iter().enumerate().filter(|(_, axis)| !axis.is_first()) {
-        tensor = gather(tensor, dim, &axis.ranges().collect::<Vec<_>>());
+        tensor = crop_axis(tensor, dim, axis);
     }
     tensor
+}
+
+/// As [`crop`], of one axis.
+pub(crate) fn crop_axis<const D: usize>(tensor: Tensor<D>, dim: usize, axis: &Axis) -> Tensor<D> {
+    match &*axis.ranges().collect::<Vec<_>>() {
+        [first] if first.len() == tensor.dims()[dim] => tensor,
+        [first] => tensor.slice_dim(dim, first.clone()),
+        ranges => gather(tensor, dim, ranges),
+    }
 }
 
 /// The given ranges of one axis, joined.

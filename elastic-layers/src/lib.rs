@@ -44,6 +44,10 @@
 
 extern crate self as elastic_layers;
 
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/making-a-model-elastic.md")]
+struct Guide;
+
 mod architecture;
 pub mod backbones;
 pub mod capture;

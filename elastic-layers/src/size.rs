@@ -5,7 +5,10 @@ use std::iter::Sum;
 use std::ops::{Add, Mul, Range};
 use std::sync::Arc;
 
+use burn::tensor::Tensor;
+
 use crate::Architecture;
+use crate::crop::crop_axis;
 
 /// The size of one axis of a layer: a number, a dimension of the search space, or an expression over these.
 ///
@@ -214,6 +217,14 @@ impl Axis {
     /// The size.
     pub fn size(&self) -> &Size {
         &self.size
+    }
+
+    /// The entries in use of a tensor along one of its axes, which is this one.
+    ///
+    /// # Panics
+    /// If the tensor has fewer entries there than the supernet.
+    pub fn crop<const D: usize>(&self, tensor: Tensor<D>, dim: usize) -> Tensor<D> {
+        crop_axis(tensor, dim, self)
     }
 
     /// The same axis at an architecture.

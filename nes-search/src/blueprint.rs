@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use elastic_layers::{Architecture, Backbone, CostModel, SearchSpace, SpaceError};
+use elastic_layers::{Architecture, Backbone, CostModel, Elastic, SearchSpace, SpaceError};
 
 use crate::rng::{Stream, derived_seed};
 
@@ -63,8 +63,8 @@ impl<M: Backbone + 'static> Blueprint<M> {
     }
 }
 
-/// Builds a model with the weights of a seed. Burn's backends have one random state for a whole process.
-fn seeded<M: Module>(
+/// Builds a model with the weights of a seed, whose layers know their paths. Burn's backends have one random state for a whole process.
+fn seeded<M: Elastic>(
     seed: u64,
     device: &Device,
     build: impl FnOnce() -> Result<M, SpaceError>,
@@ -80,7 +80,7 @@ fn seeded<M: Module>(
 
     let _guard = RANDOM_STATE.lock().unwrap_or_else(PoisonError::into_inner);
     device.seed(derived_seed(seed, Stream::Weights));
-    let model = build()?;
+    let model = build()?.named();
     model.visit(&mut Initialize);
     Ok(model)
 }
