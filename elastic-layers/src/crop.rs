@@ -21,7 +21,7 @@ pub(crate) fn crop<const D: usize>(tensor: Tensor<D>, axes: [&Axis; D]) -> Tenso
     for (size, axis) in first.iter_mut().zip(axes).filter(|(_, axis)| axis.is_first()) {
         *size = axis.len();
     }
-    let mut tensor = if first == dims { tensor } else { tensor.slice(first.map(|size| Slice::from(0..size))) };
+    let mut tensor = if first == dims { tensor } else { elastic_kernels::crop(tensor, first) };
     for (dim, axis) in axes.into_iter().enumerate().filter(|(_, axis)| !axis.is_first()) {
         tensor = crop_axis(tensor, dim, axis);
     }

@@ -6,13 +6,15 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Shape, TensorData};
+use burn::tensor::{Shape, Slice, TensorData};
 
 use crate::Activation;
 use crate::convolution;
+use crate::crop;
 use crate::geometry::Geometry;
 use crate::normalization::{self, Affine, Planes};
 
@@ -29,6 +31,9 @@ pub(crate) trait Kernels: Backend {
         bias: FloatTensor<Self>,
         options: ConvOptions<2>,
     ) -> FloatTensor<Self>;
+
+    /// See [`crate::crop`].
+    fn kernels_crop(x: FloatTensor<Self>, sizes: Shape) -> FloatTensor<Self>;
 
     /// Output, mean and variance; see [`crate::batch_norm_train`].
     fn kernels_batch_norm_train(
@@ -112,6 +117,12 @@ impl Kernels for Flex {
 
     fn kernels_conv2d_bias(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, options: ConvOptions<2>) -> FlexTensor {
         conv2d(x, weight, Some(bias), &options)
+    }
+
+    fn kernels_crop(x: FlexTensor, sizes: Shape) -> FlexTensor {
+        let slices: Vec<Slice> = sizes.iter().map(|&size| Slice::from(0..size)).collect();
+        // Copies nothing.
+        Flex::float_slice(x, &slices)
     }
 
     fn kernels_batch_norm_train(
@@ -208,6 +219,23 @@ impl<const N: usize> Backward<Flex, N> for ConvBackward {
 }
 
 #[derive(Debug)]
+struct CropBackward;
+
+impl Backward<Flex, 1> for CropBackward {
+    /// The sizes before and after.
+    type State = [Shape; 2];
+
+    fn backward(self, ops: Ops<[Shape; 2], 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let grad = Dense::new(grads.consume::<Flex>(&ops.node));
+        let [shape, sizes] = ops.state;
+        if let [Some(parent)] = ops.parents {
+            let all = crop::in_zeros(grad.data(), &sizes, &shape);
+            grads.register::<Flex>(parent.id, flex(all, shape));
+        }
+    }
+}
+
+#[derive(Debug)]
 struct BatchNormBackward;
 
 #[derive(Clone, Debug)]
@@ -278,6 +306,14 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node(), bias.node()];
         record_conv2d::<C, 3>(nodes, x, weight, Some(bias.into_primitive()), options)
+    }
+
+    fn kernels_crop(x: FloatTensor<Self>, sizes: Shape) -> FloatTensor<Self> {
+        let state = [x.shape(), sizes.clone()];
+        match CropBackward.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(state, Flex::kernels_crop(x.into_primitive(), sizes)),
+            OpsKind::UnTracked(prep) => prep.finish(Flex::kernels_crop(x.into_primitive(), sizes)),
+        }
     }
 
     fn kernels_batch_norm_train(

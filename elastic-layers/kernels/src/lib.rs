@@ -6,6 +6,7 @@
 //! instructions at run time, use the global thread pool of `rayon`, and return the same bits at any number of threads.
 
 mod convolution;
+mod crop;
 mod extension;
 mod geometry;
 mod matrix;
@@ -16,7 +17,7 @@ mod switch;
 
 use burn::backend::{Dispatch, DispatchTensorKind};
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{DType, Tensor, activation, module};
+use burn::tensor::{DType, Shape, Slice, Tensor, activation, module};
 
 use extension::{Kernels, PlainKernels};
 use geometry::Geometry;
@@ -87,6 +88,23 @@ pub fn conv2d(
         Some(bias) => Dispatch::kernels_conv2d_bias(x, weight, bias.into_dispatch(), options),
         None => Dispatch::kernels_conv2d(x, weight, options),
     })
+}
+
+/// The first entries of a tensor along every axis; see [`Tensor::slice`].
+///
+/// # Shapes
+/// - `x`: any
+/// - output: `sizes`
+///
+/// # Panics
+/// If a size is larger than the tensor's.
+pub fn crop<const D: usize>(x: Tensor<D>, sizes: [usize; D]) -> Tensor<D> {
+    if !covers(&x) {
+        return x.slice(sizes.map(|size| Slice::from(0..size)));
+    }
+    let dims = x.dims();
+    assert!((0..D).all(|axis| sizes[axis] <= dims[axis]), "crop: expected at most {dims:?}, got {sizes:?}");
+    Tensor::from_dispatch(Dispatch::kernels_crop(x.into_dispatch(), Shape::from(sizes)))
 }
 
 /// What [`batch_norm_train`] returns.
