@@ -449,6 +449,39 @@ fn resnets_are_what_their_authors_describe() {
     }
 }
 
+/// As torchvision initialises ResNets: N(0, 2 / fan_out) in convolutions, 1 and 0 in batch norms, and uniform within
+/// 1 / sqrt(inputs) in the linear layer.
+#[test]
+fn initial_weights_are_torchvisions() {
+    let device = Device::default();
+    device.seed(3);
+    let config = ResNetConfig::resnet50(100);
+    let mut space = SearchSpace::new();
+    config.init(&mut space, &device).expect("a supernet");
+    let network = config.init(&mut SearchSpace::pinned(&space.base()), &device).expect("a network");
+    for entry in entries(&network) {
+        let all = |value: f32| entry.values.iter().all(|found| *found == value);
+        let mean_square = entry.values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+        let mean_square = mean_square / entry.values.len() as f64;
+        // Of so many squares of normally distributed numbers, the mean is within 6 deviations.
+        let tolerance = 6.0 * (2.0 / entry.values.len() as f64).sqrt();
+        match (entry.path.rsplit('.').next().expect("a name"), entry.shape.as_slice()) {
+            ("gamma" | "running_var", _) => assert!(all(1.0), "{}", entry.path),
+            ("beta" | "running_mean", _) => assert!(all(0.0), "{}", entry.path),
+            (_, [outputs, _, height, width]) => {
+                let expected = 2.0 / (outputs * height * width) as f64;
+                assert!((mean_square / expected - 1.0).abs() < tolerance, "{}: {mean_square}", entry.path);
+            }
+            (_, shape) => {
+                assert!(entry.path.starts_with("classifier."), "{} {shape:?}", entry.path);
+                let bound = 1.0 / 2048f32.sqrt();
+                assert!(entry.values.iter().all(|value| value.abs() <= bound), "{}", entry.path);
+                assert!((mean_square / (f64::from(bound).powi(2) / 3.0) - 1.0).abs() < tolerance, "{}", entry.path);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_stem_has_the_channels_of_the_shortcut_that_it_begins() {
     let mut space = SearchSpace::new();
