@@ -4,25 +4,21 @@ mod common;
 
 use std::path::PathBuf;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use common::{TOLERANCE, assert_agrees, check_with_python, normal, place};
 use elastic_layers::backbones::{MobileNetV1Config, MobileNetV2Config, ResNetConfig};
 use elastic_layers::{Backbone, SearchSpace, SpaceError, recalibrate};
 use exporters::OnnxExporter;
 
-/// An untrained network enlarges rounding from layer to layer, the deeper the more: a file may differ from Burn by a
-/// hundred times what a change in the last digits of the images does.
-fn tolerance(network: &impl Backbone, images: Tensor<4>) -> f32 {
-    let scores = network.forward(images.clone());
-    let change = (network.forward(images * (1.0 + 2e-7)) - scores.clone()).abs().max().into_scalar::<f32>();
-    (100.0 * change / scores.abs().max().into_scalar::<f32>()).max(TOLERANCE)
-}
+/// Untrained networks enlarge rounding from layer to layer: these by ten times more than the shallow ones do.
+const TOLERANCE_OF_DEEP: f32 = 10.0 * TOLERANCE;
 
 /// Materialised networks and views of the supernet, with the statistics of a few batches, at random architectures.
 fn check_random_architectures<M: Backbone>(
     name: &str,
     [channels, height, width]: [usize; 3],
     count: u64,
+    tolerance: f32,
     build: impl Fn(&mut SearchSpace, &Device) -> Result<M, SpaceError>,
 ) {
     let mut space = SearchSpace::new();
@@ -36,8 +32,9 @@ fn check_random_architectures<M: Backbone>(
                 dim.name.bytes().fold(index + 1, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
             values[(hash >> 20) as usize % values.len()]
         });
-        let batches = (0..3).map(|_| normal([8, channels, height, width]));
-        let view = recalibrate(&supernet.select(&architecture), batches, |view, images| drop(view.forward(images)));
+        let view = supernet.select(&architecture);
+        let seen = (0..3).map(|_| normal([8, channels, height, width]));
+        let view = recalibrate(&view, seen, |view, images| drop(view.forward(images)));
         let small = view.materialize_at(&architecture);
         let onnx = OnnxExporter::new(input).export(&small, M::forward).expect("exports");
         for absent in ["BatchNormalization", "Slice", "Pad", "Transpose", "MatMul"] {
@@ -45,7 +42,6 @@ fn check_random_architectures<M: Backbone>(
         }
         let (path, _folder) = place(&format!("{name}_{index}"));
         onnx.save(&path).expect("writes");
-        let tolerance = tolerance(&small, normal([7, channels, height, width]));
         assert_agrees(&path, &small, input, tolerance, M::forward);
         assert_agrees(&path, &view, input, tolerance, M::forward);
         let of_view = OnnxExporter::new(input).export(&view, M::forward).expect("exports a view");
@@ -57,25 +53,29 @@ fn check_random_architectures<M: Backbone>(
 #[test]
 fn mobilenet_v1_at_random_architectures() {
     let config = MobileNetV1Config::small(1, 28, 10);
-    check_random_architectures("mobilenet_v1", [1, 28, 28], 10, |space, device| config.init(space, device));
+    check_random_architectures("mobilenet_v1", [1, 28, 28], 10, TOLERANCE_OF_DEEP, |space, device| {
+        config.init(space, device)
+    });
 }
 
 #[test]
 fn mobilenet_v2_at_random_architectures() {
     let config = MobileNetV2Config::small(1, 28, 10);
-    check_random_architectures("mobilenet_v2", [1, 28, 28], 50, |space, device| config.init(space, device));
+    check_random_architectures("mobilenet_v2", [1, 28, 28], 50, TOLERANCE, |space, device| config.init(space, device));
 }
 
 #[test]
 fn resnet_20_at_random_architectures() {
     let config = ResNetConfig::resnet20(10);
-    check_random_architectures("resnet_20", [3, 32, 32], 10, |space, device| config.init(space, device));
+    check_random_architectures("resnet_20", [3, 32, 32], 10, TOLERANCE, |space, device| config.init(space, device));
 }
 
 #[test]
 fn resnet_50_at_random_architectures() {
     let config = ResNetConfig::resnet50(10).with_images(3, 33);
-    check_random_architectures("resnet_50", [3, 33, 33], 3, |space, device| config.init(space, device));
+    check_random_architectures("resnet_50", [3, 33, 33], 3, TOLERANCE_OF_DEEP, |space, device| {
+        config.init(space, device)
+    });
 }
 
 /// Writes the network that a configuration makes of its own numbers, and holds what the export says it costs.
