@@ -3,6 +3,7 @@
 
 mod common;
 
+use burn::module::{ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use common::{
     architectures, assert_same_bits, below, device, entries, fractions, is_statistic, shapes, tensor, values,
@@ -377,9 +378,25 @@ fn relu(x: Tensor<4>) -> Tensor<4> {
     x.clamp_min(0.0)
 }
 
-/// Running statistics of a batch, without which every batch norm does the same.
-fn recalibrated<M: Backbone>(model: &M, image: [usize; 3]) -> M {
-    elastic_layers::recalibrate(model, [images(image, 5)], |model, images| drop(model.forward(images)))
+/// The backbone itself, as no new network is: batch norms have running statistics of a batch, and scales of 4, so that
+/// ReLU and ReLU6 differ.
+fn network<M: Backbone>(image: [usize; 3], build: impl Fn(&mut SearchSpace, &Device) -> Built<M>) -> M {
+    struct Scale(bool);
+    impl ModuleMapper for Scale {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if self.0 { param.map(|scale| scale * 4.0) } else { param }
+        }
+
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.0 = name == "gamma";
+        }
+    }
+    let mut space = SearchSpace::new();
+    build(&mut space, &Device::default()).expect("a supernet");
+    let network = build(&mut SearchSpace::pinned(&space.base()), &Device::default()).expect("a network");
+    let network = network.map(&mut Scale(false));
+    assert_eq!(common::entry(&network, "stem.norm.gamma")[0], 4.0);
+    elastic_layers::recalibrate(&network, [images(image, 5)], |model, images| drop(model.forward(images)))
 }
 
 #[track_caller]
@@ -391,9 +408,7 @@ fn assert_near(got: Tensor<2>, expected: Tensor<2>) {
 fn mobilenet_v1_is_what_its_authors_describe() {
     let image = [3, 28, 28];
     let config = MobileNetV1Config::small(3, 28, 10);
-    let mut space = SearchSpace::new();
-    let network = config.init(&mut space, &Device::default()).expect("a supernet").materialize_at(&space.base());
-    let network = recalibrated(&network, image);
+    let network = network(image, |space, device| config.init(space, device));
     let entries = entries(&network);
     let reference = Reference { entries: &entries };
     let mut x = relu(reference.conv_norm("stem", images(image, 2), 1, false));
@@ -417,9 +432,7 @@ fn resnets_are_what_their_authors_describe() {
         [(ResNetConfig::resnet20(10), false, 17), (slim(ResNetConfig::resnet50(10)), true, 71)]
     {
         let (image, config) = ([3, size, size], config.with_images(3, size));
-        let mut space = SearchSpace::new();
-        let network = config.init(&mut space, &Device::default()).expect("a supernet").materialize_at(&space.base());
-        let network = recalibrated(&network, image);
+        let network = network(image, |space, device| config.init(space, device));
         let entries = entries(&network);
         let reference = Reference { entries: &entries };
         let mut x = relu(reference.conv_norm("stem", images(image, 2), if bottleneck { 2 } else { 1 }, false));
