@@ -3,6 +3,7 @@
 
 mod common;
 
+use burn::module::{ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use common::{
     architectures, assert_same_bits, below, device, entries, fractions, is_statistic, shapes, tensor, values,
@@ -377,9 +378,25 @@ fn relu(x: Tensor<4>) -> Tensor<4> {
     x.clamp_min(0.0)
 }
 
-/// Running statistics of a batch, without which every batch norm does the same.
-fn recalibrated<M: Backbone>(model: &M, image: [usize; 3]) -> M {
-    elastic_layers::recalibrate(model, [images(image, 5)], |model, images| drop(model.forward(images)))
+/// The backbone itself, as no new network is: batch norms have running statistics of a batch, and scales of 4, so that
+/// ReLU and ReLU6 differ.
+fn network<M: Backbone>(image: [usize; 3], build: impl Fn(&mut SearchSpace, &Device) -> Built<M>) -> M {
+    struct Scale(bool);
+    impl ModuleMapper for Scale {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if self.0 { param.map(|scale| scale * 4.0) } else { param }
+        }
+
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.0 = name == "gamma";
+        }
+    }
+    let mut space = SearchSpace::new();
+    build(&mut space, &Device::default()).expect("a supernet");
+    let network = build(&mut SearchSpace::pinned(&space.base()), &Device::default()).expect("a network");
+    let network = network.map(&mut Scale(false));
+    assert_eq!(common::entry(&network, "stem.norm.gamma")[0], 4.0);
+    elastic_layers::recalibrate(&network, [images(image, 5)], |model, images| drop(model.forward(images)))
 }
 
 #[track_caller]
@@ -391,9 +408,7 @@ fn assert_near(got: Tensor<2>, expected: Tensor<2>) {
 fn mobilenet_v1_is_what_its_authors_describe() {
     let image = [3, 28, 28];
     let config = MobileNetV1Config::small(3, 28, 10);
-    let mut space = SearchSpace::new();
-    let network = config.init(&mut space, &Device::default()).expect("a supernet").materialize_at(&space.base());
-    let network = recalibrated(&network, image);
+    let network = network(image, |space, device| config.init(space, device));
     let entries = entries(&network);
     let reference = Reference { entries: &entries };
     let mut x = relu(reference.conv_norm("stem", images(image, 2), 1, false));
@@ -417,9 +432,7 @@ fn resnets_are_what_their_authors_describe() {
         [(ResNetConfig::resnet20(10), false, 17), (slim(ResNetConfig::resnet50(10)), true, 71)]
     {
         let (image, config) = ([3, size, size], config.with_images(3, size));
-        let mut space = SearchSpace::new();
-        let network = config.init(&mut space, &Device::default()).expect("a supernet").materialize_at(&space.base());
-        let network = recalibrated(&network, image);
+        let network = network(image, |space, device| config.init(space, device));
         let entries = entries(&network);
         let reference = Reference { entries: &entries };
         let mut x = relu(reference.conv_norm("stem", images(image, 2), if bottleneck { 2 } else { 1 }, false));
@@ -446,6 +459,39 @@ fn resnets_are_what_their_authors_describe() {
             }
         }
         assert_near(network.forward(images(image, 2)), reference.classes(x));
+    }
+}
+
+/// As torchvision initialises ResNets: N(0, 2 / fan_out) in convolutions, 1 and 0 in batch norms, and uniform within
+/// 1 / sqrt(inputs) in the linear layer.
+#[test]
+fn initial_weights_are_torchvisions() {
+    let device = Device::default();
+    device.seed(3);
+    let config = ResNetConfig::resnet50(100);
+    let mut space = SearchSpace::new();
+    config.init(&mut space, &device).expect("a supernet");
+    let network = config.init(&mut SearchSpace::pinned(&space.base()), &device).expect("a network");
+    for entry in entries(&network) {
+        let all = |value: f32| entry.values.iter().all(|found| *found == value);
+        let mean_square = entry.values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+        let mean_square = mean_square / entry.values.len() as f64;
+        // Of so many squares of normally distributed numbers, the mean is within 6 deviations.
+        let tolerance = 6.0 * (2.0 / entry.values.len() as f64).sqrt();
+        match (entry.path.rsplit('.').next().expect("a name"), entry.shape.as_slice()) {
+            ("gamma" | "running_var", _) => assert!(all(1.0), "{}", entry.path),
+            ("beta" | "running_mean", _) => assert!(all(0.0), "{}", entry.path),
+            (_, [outputs, _, height, width]) => {
+                let expected = 2.0 / (outputs * height * width) as f64;
+                assert!((mean_square / expected - 1.0).abs() < tolerance, "{}: {mean_square}", entry.path);
+            }
+            (_, shape) => {
+                assert!(entry.path.starts_with("classifier."), "{} {shape:?}", entry.path);
+                let bound = 1.0 / 2048f32.sqrt();
+                assert!(entry.values.iter().all(|value| value.abs() <= bound), "{}", entry.path);
+                assert!((mean_square / (f64::from(bound).powi(2) / 3.0) - 1.0).abs() < tolerance, "{}", entry.path);
+            }
+        }
     }
 }
 

@@ -1,10 +1,6 @@
 //! Exported files against Burn, in every runtime at hand.
-//!
-//! Where ONNX Runtime's library is missing, its half is skipped, and where Python lacks `onnx` and `onnxslim`, the test
-//! that needs them; `REQUIRE_ONNX_RUNTIME=1` makes either a failure. With
-//! `EXPORT_TEST_DIR` set, the files are kept there, for `tests/python/check_onnx.py`.
 
-use std::path::PathBuf;
+mod common;
 
 use burn::module::{Module, Param, RunningState};
 use burn::nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
@@ -15,65 +11,10 @@ use burn::nn::{
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
 use burn::tensor::{Device, Distribution, Tensor, activation};
+use common::{TOLERANCE, assert_agrees, check, check_with_python, normal, place, runtimes};
 use elastic_layers::backbones::MobileNetV2Config;
-use elastic_layers::{Backbone, Elastic, SearchSpace, recalibrate};
-use exporters::runtime::{self, RuntimeKind};
-use exporters::{ExportError, OnnxExporter, OnnxModel, VerifyReport, reference, verify};
-
-const TOLERANCE: f32 = 1e-4;
-
-fn runtimes() -> Vec<RuntimeKind> {
-    if std::env::var_os("REQUIRE_ONNX_RUNTIME").is_some_and(|value| value == "1") {
-        runtime::require(RuntimeKind::OnnxRuntime).expect("REQUIRE_ONNX_RUNTIME is set");
-    }
-    runtime::available()
-}
-
-fn normal<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::default())
-}
-
-/// Where a file goes, and what keeps that folder.
-fn place(name: &str) -> (PathBuf, Option<tempfile::TempDir>) {
-    match std::env::var_os("EXPORT_TEST_DIR") {
-        Some(folder) => (PathBuf::from(folder).join(format!("{name}.onnx")), None),
-        None => {
-            let folder = tempfile::tempdir().expect("a temporary folder");
-            (folder.path().join(format!("{name}.onnx")), Some(folder))
-        }
-    }
-}
-
-/// Exports, runs at batch 1 and 7, and compares with Burn.
-fn check<const D: usize, const O: usize, M: Module>(
-    name: &str,
-    model: &M,
-    input: [usize; D],
-    forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
-) -> OnnxModel {
-    let onnx = OnnxExporter::new(input).export(model, &forward).expect("exports");
-    let (path, _folder) = place(name);
-    onnx.save(&path).expect("writes");
-    let report = compare(&path, model, input, &forward);
-    assert!(report.passed(), "{name}: {report:#?}");
-    assert_eq!(report.entries.len(), 2 * runtimes().len());
-    onnx
-}
-
-fn compare<const D: usize, const O: usize, M: Module>(
-    path: &std::path::Path,
-    model: &M,
-    input: [usize; D],
-    forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
-) -> VerifyReport {
-    let references = [1, 7].map(|batch| {
-        let mut shape = input;
-        shape[0] = batch;
-        let images = normal(shape);
-        reference(images.clone(), forward(model, images))
-    });
-    verify(path, &references, &runtimes(), TOLERANCE)
-}
+use elastic_layers::{Backbone, Elastic, SearchSpace};
+use exporters::{ExportError, OnnxExporter, OnnxModel, reference, verify};
 
 fn operators(onnx: &OnnxModel) -> Vec<(&'static str, usize)> {
     onnx.operators().iter().map(|(operator, count)| (*operator, *count)).collect()
@@ -241,54 +182,12 @@ fn an_exported_model_goes_on_training() {
 
     let (path, _folder) = place("training");
     onnx.save(&path).expect("writes");
-    assert!(compare(&path, &inference, [1, 3, 15, 15], Net::forward).passed());
-}
-
-/// A materialised network and a view of the supernet, with the statistics of a few batches.
-#[test]
-fn elastic_mobilenets_of_random_architectures() {
-    let device = Device::default();
-    let mut space = SearchSpace::new();
-    let supernet = MobileNetV2Config::small(1, 28, 10).init(&mut space, &device).expect("a network");
-    for index in 0..50u64 {
-        // Values that look random and are the same in every run.
-        let architecture = space.with_values(|dim| {
-            let values: Vec<usize> = (dim.min..=dim.max).step_by(dim.step).collect();
-            let hash =
-                dim.name.bytes().fold(index + 1, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-            values[(hash >> 20) as usize % values.len()]
-        });
-        let batches = (0..3).map(|_| normal([8, 1, 28, 28]));
-        let view = recalibrate(&supernet.select(&architecture), batches, |view, images| {
-            let _ = Backbone::forward(view, images);
-        });
-        let small = view.materialize_at(&architecture);
-        let forward = |model: &_, images| Backbone::forward(model, images);
-        let onnx = check(&format!("mobilenet_{index}"), &small, [1, 1, 28, 28], forward);
-        for absent in ["BatchNormalization", "Slice", "Pad", "Transpose", "MatMul"] {
-            assert!(!onnx.operators().contains_key(absent), "{absent}");
-        }
-        let (path, _folder) = place("mobilenet_view");
-        onnx.save(&path).expect("writes");
-        assert!(
-            compare(&path, &view, [1, 1, 28, 28], forward).passed(),
-            "the view and the file of the materialised model"
-        );
-        let of_view = OnnxExporter::new([1, 1, 28, 28]).export(&view, forward).expect("exports a view");
-        assert_eq!(of_view.operators(), onnx.operators());
-        assert_eq!((of_view.macs(), of_view.parameters()), (onnx.macs(), onnx.parameters()));
-    }
+    assert_agrees(&path, &inference, [1, 3, 15, 15], TOLERANCE, Net::forward);
 }
 
 /// What `tests/python/check_onnx.py` asks of a file.
 #[test]
 fn other_peoples_tools_find_nothing_to_change() {
-    let python = |arguments: &[&std::ffi::OsStr]| std::process::Command::new("python3").args(arguments).output();
-    let tools = python(&["-c".as_ref(), "import onnx, onnxslim".as_ref()]);
-    if !tools.is_ok_and(|output| output.status.success()) {
-        assert!(std::env::var_os("REQUIRE_ONNX_RUNTIME").is_none_or(|value| value != "1"), "no onnx and onnxslim");
-        return;
-    }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let save = |name: &str, onnx: OnnxModel| {
         let path = folder.path().join(name);
@@ -301,11 +200,7 @@ fn other_peoples_tools_find_nothing_to_change() {
     let elastic = MobileNetV2Config::small(1, 28, 10).init(&mut space, &Device::default()).expect("a network");
     let small = elastic.materialize_at(&space.smallest());
     let small = OnnxExporter::new([1, 1, 28, 28]).export(&small, Backbone::forward).expect("exports");
-    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/check_onnx.py");
-    let files = [save("net.onnx", net), save("mixed.onnx", mixed), save("small.onnx", small)];
-    let arguments: Vec<&std::ffi::OsStr> = [&script].into_iter().chain(&files).map(|path| path.as_os_str()).collect();
-    let output = python(&arguments).expect("python3 starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    check_with_python(&[save("net.onnx", net), save("mixed.onnx", mixed), save("small.onnx", small)]);
 }
 
 #[derive(Module, Debug)]
@@ -521,6 +416,6 @@ fn later_opsets_run() {
         let onnx = OnnxExporter::new([1, 3, 15, 15]).with_opset(opset).export(&model, Net::forward).expect("exports");
         let (path, _folder) = place(&format!("opset_{opset}"));
         onnx.save(&path).expect("writes");
-        assert!(compare(&path, &model, [1, 3, 15, 15], Net::forward).passed(), "opset {opset}");
+        assert_agrees(&path, &model, [1, 3, 15, 15], TOLERANCE, Net::forward);
     }
 }

@@ -43,7 +43,8 @@ pub(super) struct ConvNorm {
 }
 
 impl ConvNorm {
-    /// Weights from a normal distribution with `sqrt(2 / fan_out)` for its deviation, as torchvision's networks.
+    /// Weights from N(0, 2 / fan_out), as torchvision's. Only for depthwise convolutions it is another: Burn counts the
+    /// one output of each group, torchvision those of all groups.
     pub(super) fn new(conv: &ElasticConv2dConfig, activation: Activation, device: &Device) -> Self {
         let initializer = Initializer::KaimingNormal { gain: std::f64::consts::SQRT_2, fan_out_only: true };
         let conv = conv.clone().with_bias(false).with_initializer(initializer);
