@@ -73,14 +73,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let data = ImageData::embedded();
     let (_, few) = data.train.split_per_class(150, 1)?;
     let (train_set, evaluation) = few.split_per_class(25, 1)?;
-    let normalization = Normalization::of(&train_set);
+    let normalization = Normalization::of(&train_set)?;
 
     // The budget: a fifth of the network's multiply-accumulates.
     let blueprint = Blueprint::new([1, 28, 28], Net::new)?;
     let budget = Budget::Fraction(0.2).resolve(blueprint.cost().cost(&blueprint.space().base())?.macs);
 
     // Supernet and H are trained in turns; numbers as small as these are for show.
-    let augment = Augment { flip: true, shift: 1 };
+    let augment = Augment { flip: true, shift: 1, random_resized_crop: false };
     let sgd = SgdSettings { augment, ..Config::preset(Preset::Laptop).search.sgd };
     let settings = SearchSettings {
         warmup_steps: 30,
@@ -111,15 +111,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The winner as a static network, trained from scratch, evaluated once on the test images.
     let network = blueprint.network(&found, 1, &Device::default().autodiff())?;
     let recipe = TrainSettings { epochs: 3, sgd, average_decay: 0.9, recalibration_batches: 8 };
-    let trained = train(network, train_images, normalize, &recipe, 1, "train", &mut ()).expect("nothing interrupts it");
-    let test = evaluate(&trained.model, &data.test, normalize, 250, &Device::default());
+    let trained =
+        train(network, train_images, normalize, &recipe, 1, "train", &mut ())?.expect("nothing interrupts it");
+    let test = evaluate(&trained.model, &data.test, normalize, 250, &Device::default())?;
     println!("trained from scratch: {:.1} % of the test images", test.accuracy * 100.0);
 
     // ONNX, run on every runtime that this machine has.
     let path = std::env::temp_dir().join("custom_model.onnx");
     let exporter = OnnxExporter::new([2, 1, 28, 28]).with_symbolic_batch(true);
     exporter.export(&trained.model, |model: &Net, images| model.forward(images))?.save(&path)?;
-    let images = batch(&evaluation, &[0, 1, 2, 3, 4], normalize, None, &Device::default()).images;
+    let images = batch(&evaluation, &[0, 1, 2, 3, 4], normalize, &Device::default())?.images;
     let expected = trained.model.forward(images.clone());
     let report = verify(&path, &[reference(images, expected)], &available(), 1e-4);
     println!("{}: {}", path.display(), if report.passed() { "verified" } else { "does not agree with Burn" });

@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn write(directory: &Path, split: &str, set: &ImageSet) -> Result<(), Box<dyn Error>> {
     let [count, _, height, width] = set.shape();
-    let pixels = (0..count).flat_map(|position| set.pixels(position)).copied().collect();
+    let pixels = (0..count).map(|position| set.pixels(position)).collect::<Result<Vec<_>, _>>()?.concat();
     let labels = (0..count).map(|position| u8::try_from(set.label(position))).collect::<Result<Vec<_>, _>>()?;
     let images = idx::IdxImages { count, height, width, pixels };
     idx::write_images(&directory.join(format!("{split}-images-idx3-ubyte.gz")), &images)?;

@@ -22,6 +22,9 @@ pub struct Config {
     /// The directory of a data set; the embedded images, if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
+    /// Height and width that images of folders are scaled to, in pixels; 224, if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
     /// What the found network may cost.
     pub budget: Budget,
     /// The seed of the search, and of the first training.
@@ -106,6 +109,7 @@ impl Config {
         check("seeds", self.seeds, 1..=1000)?;
         // TOML has no larger integers.
         check("seed", self.seed, 0..=i64::MAX as u64 - 1000)?;
+        check("image_size", self.image_size.unwrap_or(1), 1..=4096)?;
         check("threads", self.threads.unwrap_or(1), 1..=1024)?;
         check("evaluation_per_class", self.evaluation_per_class, 1..=1_000_000)?;
         self.search.check()?;
@@ -162,7 +166,7 @@ fn sgd() -> SgdSettings {
         weight_decay: 5e-4,
         gradient_norm: 1.0,
         label_smoothing: 0.0,
-        augment: Augment { flip: false, shift: 1 },
+        augment: Augment { flip: false, shift: 1, random_resized_crop: false },
     }
 }
 
@@ -170,6 +174,7 @@ fn laptop() -> Config {
     Config {
         backbone: BackboneName::default(),
         data: None,
+        image_size: None,
         budget: Budget::Fraction(0.1),
         seed: 1,
         seeds: 1,
@@ -247,7 +252,11 @@ fn smoke() -> Config {
 fn comment(name: &str) -> Option<&'static str> {
     let text = match name {
         "backbone" => "The network whose dimensions are searched; `nes-search inspect NAME` shows them.",
-        "data" => "Directory with the four IDX files of an MNIST-like set; without it, the embedded images.",
+        "data" => {
+            "Directory of an MNIST-like set, of CIFAR-10 or CIFAR-100, or with folders of images; without it, the embedded \
+             images."
+        }
+        "image_size" => "Height and width that images of folders are scaled to, in pixels; without it, 224.",
         "budget" => "A fraction of the backbone's MACs (\"0.1\"), or MACs (\"250k\", \"2.5M\").",
         "seed" => "Seed of the search and of the first training.",
         "seeds" => "Trainings of each network, under consecutive seeds.",
@@ -284,7 +293,9 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.estimator.sampling" => "\"independent\" (the paper) or \"antithetic\" (pairs of opposite directions).",
         "search.estimator.shaping" => "\"difference\" to the loss at H (equation 6) or \"standardized\" losses.",
         "search.sgd" => "How the shared weights are trained.",
-        "search.sgd.augment" | "train.sgd.augment" => "Random changes to training images.",
+        "search.sgd.augment" | "train.sgd.augment" => {
+            "Random changes to training images: mirroring, moving by some pixels, a random part (of images in files)."
+        }
         "train" => "Training of a network from scratch.",
         "train.epochs" => "Passes over the training images.",
         "train.average_decay" => "Decay of the running average of weights that is kept in the end; 0 keeps the last.",

@@ -17,7 +17,7 @@ use burn::tensor::{Device, Tensor};
 use elastic_layers::{Backbone, recalibrate};
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Augment, Batch, EpochSampler, ImageSet, Normalization, batch};
+use crate::data::{Augment, Batch, DataError, EpochSampler, Feed, ImageSet, Normalization, batch};
 use crate::observer::{Observer, Progress};
 use crate::rng::{Stream, derived_seed, stream};
 use crate::settings::{SettingsError, check};
@@ -138,6 +138,9 @@ pub struct Trained<M> {
 
 /// Trains a network from scratch; nothing, if interrupted. The same seed gives the same weights.
 ///
+/// # Errors
+/// If an image cannot be read.
+///
 /// # Panics
 /// If a learning rate is outside (0, 1], or the set is empty.
 pub fn train<M: Backbone>(
@@ -148,7 +151,7 @@ pub fn train<M: Backbone>(
     seed: u64,
     name: &str,
     observer: &mut dyn Observer,
-) -> Option<Trained<M>> {
+) -> Result<Option<Trained<M>>, DataError> {
     let device = model.devices().first().cloned().unwrap_or_default().autodiff();
     let mut model = model;
     let batch_size = settings.sgd.batch_size.min(set.len());
@@ -158,14 +161,15 @@ pub fn train<M: Backbone>(
     let mut schedule = settings.sgd.schedule(steps);
     let mut order = EpochSampler::new(set.len(), derived_seed(seed, Stream::TrainingOrder));
     let mut augmentation = stream(seed, Stream::Augmentation);
+    let mut feed = Feed::default();
     let mut average = WeightAverage::new(&model, settings.average_decay);
     let mut recent = 0.0;
     for step in 0..steps {
         if observer.interrupted() {
-            return None;
+            return Ok(None);
         }
-        let indices = order.next_batch(batch_size);
-        let data = batch(set, indices, normalization, Some((&settings.sgd.augment, &mut augmentation)), &device);
+        let streams = (&mut order, &mut augmentation);
+        let data = feed.next(set, streams, batch_size, normalization, &settings.sgd.augment, &device)?;
         let learning_rate = schedule.step();
         let (stepped, loss) = settings.sgd.step(&model.clone(), model, &mut optimizer, learning_rate.base(), data);
         model = stepped;
@@ -176,23 +180,25 @@ pub fn train<M: Backbone>(
     }
     let plain = device.without_autodiff();
     let averaged = average.apply(model.valid());
-    let calibration = calibration_batches(set, normalization, settings, seed, &plain);
+    let calibration = calibration_batches(set, normalization, settings, seed, &plain)?;
     let model = recalibrate(&averaged, calibration, |model, images| drop(model.forward(images)));
-    Some(Trained { model, loss: recent, images: (steps * batch_size) as u64 })
+    Ok(Some(Trained { model, loss: recent, images: (steps * batch_size) as u64 }))
 }
 
 /// Training images, not augmented, for batch-norm statistics.
-fn calibration_batches<'a>(
-    set: &'a ImageSet,
-    normalization: &'a Normalization,
-    settings: &'a TrainSettings,
+fn calibration_batches(
+    set: &ImageSet,
+    normalization: &Normalization,
+    settings: &TrainSettings,
     seed: u64,
-    device: &'a Device,
-) -> impl Iterator<Item = Tensor<4>> + 'a {
+    device: &Device,
+) -> Result<Vec<Tensor<4>>, DataError> {
     let mut order = EpochSampler::new(set.len(), derived_seed(seed, Stream::EvaluationOrder));
     let batch_size = settings.sgd.batch_size.max(128).min(set.len());
+    let images = |batch: Batch| batch.images;
     (0..settings.recalibration_batches)
-        .map(move |_| batch(set, order.next_batch(batch_size), normalization, None, device).images)
+        .map(|_| batch(set, order.next_batch(batch_size), normalization, device).map(images))
+        .collect()
 }
 
 /// A running average of weights, which takes out the noise of the last steps.

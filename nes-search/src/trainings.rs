@@ -11,7 +11,7 @@ use elastic_layers::{Architecture, Backbone, SpaceError};
 use rayon::ThreadPoolBuilder;
 
 use crate::Blueprint;
-use crate::data::{ImageSet, Normalization};
+use crate::data::{DataError, ImageSet, Normalization};
 use crate::observer::{Observer, Progress};
 use crate::train::{TrainSettings, Trained, train};
 
@@ -45,11 +45,11 @@ impl<M: Backbone + 'static> Trainer<'_, M> {
     /// interrupted. A network comes out the same on any list of devices of one kind.
     ///
     /// # Errors
-    /// The first of `done`, or if a network cannot be built; others are then stopped.
+    /// The first of `done`, or if a network cannot be built or an image not be read; others are then stopped.
     ///
     /// # Panics
     /// As [`train`].
-    pub fn train_all<E: From<SpaceError> + Send>(
+    pub fn train_all<E: From<SpaceError> + From<DataError> + Send>(
         &self,
         phase: &str,
         trainings: &[Training],
@@ -65,7 +65,7 @@ impl<M: Backbone + 'static> Trainer<'_, M> {
                 let Training { name, architecture, seed } = &trainings[index];
                 let network = self.blueprint.network(architecture, *seed, &device.clone().autodiff())?;
                 let mut part = Part { overall: &overall, stop: &stop, done: 0 };
-                match train(network, self.set, self.normalization, self.settings, *seed, name, &mut part) {
+                match train(network, self.set, self.normalization, self.settings, *seed, name, &mut part)? {
                     Some(trained) => done(index, trained)?,
                     None => stop.store(true, Ordering::Relaxed),
                 }

@@ -133,9 +133,10 @@ fn check_files(out: &Path) {
 
     // The accuracy in the summary is that of the weights in the directory, on the test images.
     let data = ImageData::embedded();
-    let normalization = Normalization::of(&data.train);
+    let normalization = Normalization::of(&data.train).expect("in memory");
     for (row, directory) in [(0, out.join("uniform-channel")), (2, out.to_path_buf())] {
-        let again = evaluate(&network(&directory), &data.test, &normalization, 100, &Device::default());
+        let again =
+            evaluate(&network(&directory), &data.test, &normalization, 100, &Device::default()).expect("in memory");
         let told = json(&out.join("summary.json"))["rows"][row]["accuracy"][0].as_f64().expect("a number");
         assert!((again.accuracy - told).abs() < 1e-3, "{} and {told}", again.accuracy);
     }
@@ -147,14 +148,14 @@ fn check_runtimes(out: &Path) {
         require(RuntimeKind::OnnxRuntime).expect("REQUIRE_ONNX_RUNTIME is set");
     }
     let data = ImageData::embedded();
-    let normalization = Normalization::of(&data.train);
+    let normalization = Normalization::of(&data.train).expect("in memory");
     let positions: Vec<usize> = (0..200).map(|index| index * data.test.len() / 200).collect();
     let images = data.test.subset(&positions).expect("positions of the set");
     let network = network(out);
     for size in [1, 7] {
         let references: Vec<_> = batches(&images, size)
             .map(|indices| {
-                let input = batch(&images, &indices, &normalization, None, &Device::default()).images;
+                let input = batch(&images, &indices, &normalization, &Device::default()).expect("in memory").images;
                 reference(input.clone(), network.forward(input))
             })
             .collect();

@@ -44,7 +44,7 @@ fn h_moves_from_the_width_that_costs_accuracy_to_the_one_that_brings_it() {
     let budget = Budget::Fraction(1.0).resolve(blueprint.cost().cost(&base).expect("a cost").macs);
     let (_, few) = ImageData::embedded().train.split_per_class(8, 1).expect("enough images");
     let (train, evaluation) = few.split_per_class(4, 1).expect("enough images");
-    let normalization = Normalization::of(&train);
+    let normalization = Normalization::of(&train).expect("in memory");
     let devices = [Device::default()];
     let (blueprint, train, evaluation, normalization) = (&blueprint, &train, &evaluation, &normalization);
     let task = Task { blueprint, train, evaluation, normalization, budget, devices: &devices };

@@ -104,7 +104,7 @@ fn settings() -> TrainSettings {
             weight_decay: 1e-4,
             gradient_norm: 1.0,
             label_smoothing: 0.1,
-            augment: Augment { flip: true, shift: 1 },
+            augment: Augment { flip: true, shift: 1, ..Augment::default() },
         },
         average_decay: 0.9,
         recalibration_batches: 2,
@@ -113,7 +113,7 @@ fn settings() -> TrainSettings {
 
 fn images() -> (ImageSet, Normalization) {
     let (_, set) = ImageData::embedded().train.split_per_class(32, 0).expect("enough images");
-    let normalization = Normalization::of(&set);
+    let normalization = Normalization::of(&set).expect("in memory");
     (set, normalization)
 }
 
@@ -127,10 +127,12 @@ fn training_learns_and_a_seed_decides_every_bit() {
     let architecture = baselines::uniform_channel(blueprint.space(), &projection).expect("an architecture");
     let run = |seed| {
         let network = blueprint.network(&architecture, seed, &device).expect("a network");
-        let trained =
-            train(network, &set, &normalization, &settings(), seed, "test", &mut ()).expect("not interrupted");
+        let trained = train(network, &set, &normalization, &settings(), seed, "test", &mut ())
+            .expect("in memory")
+            .expect("not interrupted");
         assert_eq!(trained.images, 6 * 320);
-        let evaluation = evaluate(&trained.model, &set, &normalization, 64, &device.clone().without_autodiff());
+        let evaluation =
+            evaluate(&trained.model, &set, &normalization, 64, &device.clone().without_autodiff()).expect("in memory");
         let logits =
             trained.model.forward(burn::tensor::Tensor::ones([1, 1, 28, 28], &device.clone().without_autodiff()));
         (evaluation, logits.into_data().iter::<f32>().map(f32::to_bits).collect::<Vec<_>>())
@@ -175,6 +177,6 @@ fn an_interrupted_training_ends() {
     let device = burn::tensor::Device::default().autodiff();
     let network = blueprint.network(&blueprint.space().smallest(), 0, &device).expect("a network");
     let mut observer = Stop(0);
-    assert!(train(network, &set, &normalization, &settings(), 0, "test", &mut observer).is_none());
+    assert!(train(network, &set, &normalization, &settings(), 0, "test", &mut observer).expect("in memory").is_none());
     assert_eq!(observer.0, 3);
 }

@@ -32,7 +32,7 @@ impl Setting {
         let train = ImageData::embedded().train;
         let (_, few) = train.split_per_class(12, 1).expect("enough images");
         let (train, evaluation) = few.split_per_class(4, 1).expect("enough images");
-        let normalization = Normalization::of(&train);
+        let normalization = Normalization::of(&train).expect("in memory");
         Self { blueprint, train, evaluation, normalization, devices: vec![Device::default(); devices] }
     }
 
@@ -67,7 +67,7 @@ fn settings() -> SearchSettings {
             weight_decay: 1e-4,
             gradient_norm: 1.0,
             label_smoothing: 0.1,
-            augment: Augment { flip: true, shift: 1 },
+            augment: Augment { flip: true, shift: 1, ..Augment::default() },
         },
     }
 }

@@ -140,7 +140,7 @@ impl Job {
         let trainings: Vec<Training> = trainings.collect();
         let finished = trainer.train_all("fidelity", &trainings, observer, |index, trained| -> anyhow::Result<()> {
             let (images, batch) = (&self.evaluation, self.config.search.evaluation_batch);
-            let evaluation = evaluate(&trained.model, images, &self.normalization, batch, &self.devices[0]);
+            let evaluation = evaluate(&trained.model, images, &self.normalization, batch, &self.devices[0])?;
             let Scored { architecture, shared_loss, corrected_loss } = &waiting[index];
             let finite = |loss: f64| loss.is_finite().then_some(loss);
             let pair = Pair {

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use elastic_layers::{Architecture, ArchitectureFile, Backbone, Macs, SearchSpace};
 use exporters::runtime::available;
 use exporters::{OnnxExporter, reference, verify};
-use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
+use nes_search::data::{DataError, ImageData, ImageSet, Normalization, batch, batches};
 use nes_search::search::{SearchCost, Trial};
 use nes_search::{AnyBackbone, Blueprint, Config, Found, Observer, Projection, Search, Task};
 use serde::{Deserialize, Serialize};
@@ -54,16 +54,19 @@ impl Job {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("threads")?;
         }
         let data = match &config.data {
-            Some(directory) => ImageData::from_idx_dir(directory)?,
+            Some(directory) => ImageData::from_dir(directory, config.image_size)?,
             None => ImageData::embedded(),
         };
+        for augment in [&config.search.sgd.augment, &config.train.sgd.augment] {
+            augment.check(&data.train)?;
+        }
         let [_, channels, height, width] = data.train.shape();
         let (train, evaluation) = data.train.split_per_class(config.evaluation_per_class, config.seed)?;
         let (backbone, classes, image) = (config.backbone, data.class_names.len(), [channels, height, width]);
         let build = move |space: &mut SearchSpace, device: &Device| backbone.init(image, classes, space, device);
         let blueprint = Blueprint::new(image, build).with_context(|| format!("backbone {backbone}"))?;
         let budget = config.budget.resolve(blueprint.cost().cost(&blueprint.space().base())?.macs);
-        let normalization = Normalization::of(&data.train);
+        let normalization = Normalization::of(&data.train)?;
         let threads = config.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
         let devices = vec![Device::default(); threads];
         let job = Self { config, data, blueprint, budget, train, evaluation, normalization, devices };
@@ -142,10 +145,10 @@ impl Job {
             .iter()
             .flat_map(|&size| batches(&self.evaluation, size).take(21 / size))
             .map(|indices| {
-                let images = batch(&self.evaluation, &indices, &self.normalization, None, &self.devices[0]).images;
-                reference(images.clone(), network.forward(images))
+                let images = batch(&self.evaluation, &indices, &self.normalization, &self.devices[0])?.images;
+                Ok(reference(images.clone(), network.forward(images)))
             })
-            .collect();
+            .collect::<Result<_, DataError>>()?;
         let report = verify(path, &references, &available(), TOLERANCE);
         match report.entries.iter().find(|entry| !entry.passed) {
             None => Ok(()),

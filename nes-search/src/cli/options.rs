@@ -19,9 +19,13 @@ pub struct ConfigOptions {
     /// The network whose dimensions are searched.
     #[arg(long, value_enum, value_name = "NAME")]
     backbone: Option<BackboneName>,
-    /// The four IDX files of an MNIST-like set, plain or with .gz, instead of the embedded images.
+    /// A data set instead of the embedded images: the IDX files of an MNIST-like set, the binary files of CIFAR-10 or
+    /// CIFAR-100, or train/CLASS/ and val/CLASS/ with JPEG or PNG images.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// Height and width that images of folders are scaled to, in pixels; by default 224.
+    #[arg(long, value_name = "N")]
+    image_size: Option<usize>,
     /// What the found network may cost: a fraction of the backbone's MACs (0.1), or MACs (250k, 2.5M).
     #[arg(long, value_name = "BUDGET")]
     budget: Option<Budget>,
@@ -50,6 +54,7 @@ impl ConfigOptions {
             // A run may be resumed from another working directory.
             *data = fs::canonicalize(&*data).with_context(|| data.display().to_string())?;
         }
+        config.image_size = self.image_size.or(config.image_size);
         config.backbone = self.backbone.unwrap_or(config.backbone);
         config.budget = self.budget.unwrap_or(config.budget);
         config.seed = self.seed.unwrap_or(config.seed);

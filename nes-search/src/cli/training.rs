@@ -76,7 +76,7 @@ impl Job {
         let finished = trainer.train_all("train", &trainings, observer, |training, trained| {
             let (network, seed) = (&networks[places[training]], trainings[training].seed);
             let device = &self.devices[0];
-            let test = evaluate(&trained.model, &self.data.test, &self.normalization, TEST_BATCH, device);
+            let test = evaluate(&trained.model, &self.data.test, &self.normalization, TEST_BATCH, device)?;
             if seed == self.config.seed {
                 let path = network.directory.join(WEIGHTS);
                 let record = trained.model.into_record().into_bytes();

@@ -1,5 +1,6 @@
-//! Sets of labelled images, held in memory as bytes.
+//! Sets of labelled images.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{BufRead, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -11,10 +12,13 @@ use rand_chacha::ChaCha8Rng;
 
 use super::DataError;
 use super::idx::{self, IdxImages};
+use super::photo::{self, Crop};
+use super::{cifar, folder};
 
 /// Labelled images, all of one size; cheap to clone.
 ///
-/// A subset shares the pixels of the set it was taken from. An image's *position* is its place in the set at hand, from 0.
+/// Their pixels are in memory, or in a file each, which is then decoded whenever an image is asked for. A subset shares
+/// the pixels of the set it was taken from. An image's *position* is its place in the set at hand, from 0.
 /// There is always at least one image.
 #[derive(Clone, Debug)]
 pub struct ImageSet {
@@ -25,12 +29,20 @@ pub struct ImageSet {
 
 #[derive(Debug)]
 struct Store {
-    /// `[images, channels, height, width]`
-    pixels: Vec<u8>,
+    source: Source,
     labels: Vec<usize>,
     /// `[channels, height, width]`
     image_shape: [usize; 3],
     class_names: Vec<String>,
+}
+
+/// Where pixels are.
+#[derive(Debug)]
+enum Source {
+    /// `[images, channels, height, width]`
+    Memory(Vec<u8>),
+    /// A file for each image, of any size, which is scaled to the set's.
+    Files(Vec<PathBuf>),
 }
 
 impl ImageSet {
@@ -65,8 +77,36 @@ impl ImageSet {
         if let Some((image, &found)) = labels.iter().enumerate().find(|&(_, &label)| label >= class_count) {
             return Err(DataError::LabelOutOfRange { image, class_count, found });
         }
-        let store = Store { pixels, labels, image_shape: [channels, height, width], class_names };
-        Ok(Self { store: Arc::new(store), images: (0..count).collect() })
+        Ok(Self::of_source(Source::Memory(pixels), [channels, height, width], labels, class_names))
+    }
+
+    /// A set of files of images (JPEG or PNG), which are decoded when they are asked for, as colours, and scaled to
+    /// `size` pixels in height and width; `files` has the class of each.
+    ///
+    /// # Errors
+    ///
+    /// When there is no file, the size is 0, or a class is out of range.
+    pub fn of_files(files: Vec<(PathBuf, usize)>, size: usize, class_names: Vec<String>) -> Result<Self, DataError> {
+        let image_shape = [3, size, size];
+        if files.is_empty() || size == 0 {
+            return Err(DataError::Empty { shape: [files.len(), 3, size, size] });
+        }
+        let class_count = class_names.len();
+        if let Some((image, &(_, found))) = files.iter().enumerate().find(|(_, (_, label))| *label >= class_count) {
+            return Err(DataError::LabelOutOfRange { image, class_count, found });
+        }
+        let (files, labels) = files.into_iter().unzip();
+        Ok(Self::of_source(Source::Files(files), image_shape, labels, class_names))
+    }
+
+    fn of_source(source: Source, image_shape: [usize; 3], labels: Vec<usize>, class_names: Vec<String>) -> Self {
+        let images = (0..labels.len()).collect();
+        Self { store: Arc::new(Store { source, labels, image_shape, class_names }), images }
+    }
+
+    /// Whether every image is decoded from its file when it is asked for.
+    pub fn is_on_disk(&self) -> bool {
+        matches!(self.store.source, Source::Files(_))
     }
 
     /// Number of images, at least 1.
@@ -81,15 +121,30 @@ impl ImageSet {
         [self.len(), channels, height, width]
     }
 
-    /// Bytes of the image at a position, as `[channels, height, width]` in row-major order.
+    /// Bytes of the image at a position, as `[channels, height, width]` in row-major order. Of a file, this is the middle of
+    /// the image: a square of seven eighths of its shorter side.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read or is no image.
     ///
     /// # Panics
     ///
     /// When the position is not below [`len`](Self::len).
-    pub fn pixels(&self, position: usize) -> &[u8] {
-        let size: usize = self.store.image_shape.iter().product();
-        let start = self.images[position] * size;
-        &self.store.pixels[start..start + size]
+    pub fn pixels(&self, position: usize) -> Result<Cow<'_, [u8]>, DataError> {
+        self.cropped(position, Crop::Middle)
+    }
+
+    /// As [`pixels`](Self::pixels), with another part of a file. An image in memory is always whole.
+    pub(super) fn cropped(&self, position: usize, crop: Crop) -> Result<Cow<'_, [u8]>, DataError> {
+        let image = self.images[position];
+        match &self.store.source {
+            Source::Memory(pixels) => {
+                let size: usize = self.store.image_shape.iter().product();
+                Ok(Cow::Borrowed(&pixels[image * size..(image + 1) * size]))
+            }
+            Source::Files(files) => Ok(Cow::Owned(photo::read(&files[image], self.store.image_shape[1], crop)?)),
+        }
     }
 
     /// Class of the image at a position, below [`class_count`](Self::class_count).
@@ -210,6 +265,40 @@ impl ImageData {
         Self::from_splits(train, test, Some(names)).expect("a test reads the embedded files")
     }
 
+    /// The data set in a directory: the files of MNIST-like sets ([`from_idx_dir`](Self::from_idx_dir)), those of CIFAR
+    /// ([`cifar`](super::cifar)), or folders of images ([`folder`](super::folder)). Images of folders are scaled to
+    /// `image_size` pixels, by default 224; those of the others have a size of their own.
+    ///
+    /// # Errors
+    ///
+    /// When the directory holds none of these, a file is missing, damaged, or does not fit the others, or `image_size` is
+    /// not that of the images; the message names the file and the place.
+    pub fn from_dir(directory: &Path, image_size: Option<usize>) -> Result<Self, DataError> {
+        let is_there = |name: &str| directory.join(name).exists();
+        if is_there("train") {
+            return folder::read(directory, image_size.unwrap_or(folder::DEFAULT_SIZE));
+        }
+        let data = if is_there("data_batch_1.bin") || is_there("test_batch.bin") {
+            cifar::read_10(directory)
+        } else if is_there("train.bin") || is_there("test.bin") {
+            cifar::read_100(directory)
+        } else {
+            match Self::from_idx_dir(directory) {
+                Err(DataError::MissingFile { .. }) if !has_idx_file(directory) => {
+                    return Err(DataError::UnknownFormat { directory: directory.into() });
+                }
+                other => other,
+            }
+        }?;
+        let [_, _, height, width] = data.train.shape();
+        match image_size {
+            Some(size) if [height, width] != [size; 2] => {
+                Err(DataError::ImageSize { directory: directory.into(), expected: [height, width], found: size })
+            }
+            _ => Ok(data),
+        }
+    }
+
     /// The four IDX files of a set like MNIST, each plain or with `.gz` at the end of its name:
     /// `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte`, `t10k-labels-idx1-ubyte`.
     ///
@@ -290,6 +379,12 @@ impl Split {
     }
 }
 
+/// Whether a directory has any of the files of an MNIST-like set.
+fn has_idx_file(directory: &Path) -> bool {
+    let names = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.into_iter().any(|name| name.to_string_lossy().contains("-idx"))
+}
+
 /// The file of that name, or else of that name with `.gz`, open for reading.
 fn open(directory: &Path, name: &str) -> Result<(impl BufRead + use<>, PathBuf), DataError> {
     let names = [name.to_owned(), format!("{name}.gz")];
@@ -304,7 +399,7 @@ fn open(directory: &Path, name: &str) -> Result<(impl BufRead + use<>, PathBuf),
     Err(DataError::MissingFile { directory: directory.to_owned(), names: names.join(", ") })
 }
 
-fn read_class_names(path: &Path) -> Result<Option<Vec<String>>, DataError> {
+pub(super) fn read_class_names(path: &Path) -> Result<Option<Vec<String>>, DataError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

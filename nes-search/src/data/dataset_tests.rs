@@ -14,7 +14,7 @@ fn labelled(labels: &[usize], class_count: usize) -> ImageSet {
 
 /// Which images of [`labelled`] these are.
 fn image_numbers(set: &ImageSet) -> Vec<u8> {
-    (0..set.len()).map(|position| set.pixels(position)[0]).collect()
+    (0..set.len()).map(|position| set.pixels(position).expect("in memory")[0]).collect()
 }
 
 /// A directory with the four files, 3 training and 2 test images of 2x2 pixels.
@@ -55,7 +55,11 @@ fn the_embedded_set_is_its_directory_and_small() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/fashion-mnist-subset");
     let (read, embedded) = (ImageData::from_idx_dir(&directory).expect("good"), ImageData::embedded());
     assert_eq!(read.class_names, embedded.class_names);
-    assert_eq!(read.train.store.pixels, embedded.train.store.pixels);
+    let pixels = |set: &ImageSet| match &set.store.source {
+        Source::Memory(pixels) => pixels.clone(),
+        Source::Files(files) => panic!("expected pixels in memory, found {files:?}"),
+    };
+    assert_eq!(pixels(&read.train), pixels(&embedded.train));
     assert_eq!(read.test.store.labels, embedded.test.store.labels);
     let bytes: u64 = fs::read_dir(directory)
         .expect("readable")
@@ -70,7 +74,7 @@ fn a_directory_is_read_with_digits_or_its_own_class_names() {
     let data = ImageData::from_idx_dir(directory.path()).expect("good");
     assert_eq!((data.train.shape(), data.test.shape()), ([3, 1, 2, 2], [2, 1, 2, 2]));
     assert_eq!(data.class_names, ["0", "1", "2"]);
-    assert_eq!(data.train.pixels(1), [4, 5, 6, 7]);
+    assert_eq!(*data.train.pixels(1).expect("in memory"), [4, 5, 6, 7]);
     assert_eq!((data.train.label(1), data.test.label(1)), (2, 0));
 
     fs::write(directory.path().join("classes.txt"), "a\r\nb\nc\nd\n").expect("written");

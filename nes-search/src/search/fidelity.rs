@@ -46,7 +46,7 @@ impl<M: Backbone + 'static> Search<'_, M> {
             return Err(SearchError::Few { expected: count, found: architectures.len() });
         }
         let batches: Vec<_> = batches(self.task.evaluation, self.settings.evaluation_batch).collect();
-        let losses = self.score(&architectures, &batches);
+        let losses = self.score(&architectures, &batches)?;
         let correction = self.trial_correction(&batches)?;
         let scored = architectures.into_iter().zip(losses).map(|(architecture, shared_loss)| {
             let corrected_loss = match &correction {

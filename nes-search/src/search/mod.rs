@@ -20,7 +20,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{EpochSampler, ImageSet, Normalization, batch, batches};
+use crate::data::{DataError, EpochSampler, Feed, ImageSet, Normalization, batches};
 use crate::estimator::normal;
 use crate::observer::{Observer, Progress};
 use crate::projection::{LEAST_SHARE, Projection, ProjectionError};
@@ -70,6 +70,9 @@ pub enum SearchError {
     /// The backbone cannot be built.
     #[error(transparent)]
     Space(#[from] SpaceError),
+    /// An image cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// No architecture meets the budget.
     #[error(transparent)]
     Projection(#[from] ProjectionError),
@@ -156,6 +159,7 @@ pub struct Search<'a, M> {
     projection: Projection<'a>,
     identity: Identity,
     state: State<M>,
+    feed: Feed,
 }
 
 impl<'a, M: Backbone + 'static> Search<'a, M> {
@@ -212,7 +216,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
             evaluation_images: evaluation.len(),
             settings: settings.clone(),
         };
-        Ok(Self { task, settings: settings.clone(), projection, identity, state })
+        Ok(Self { task, settings: settings.clone(), projection, identity, state, feed: Feed::default() })
     }
 
     /// The same search where the newest checkpoint of a run directory was written.
@@ -309,9 +313,9 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         let State { supernet, weight_optimizer, position, .. } = &mut self.state;
         let Task { train, normalization, devices, .. } = self.task;
         let sgd = &self.settings.sgd;
-        let indices = position.training_order.next_batch(sgd.batch_size);
-        let augment = Some((&sgd.augment, &mut position.augmentation));
-        let data = batch(train, indices, normalization, augment, &devices[0].clone().autodiff());
+        let streams = (&mut position.training_order, &mut position.augmentation);
+        let device = devices[0].clone().autodiff();
+        let data = self.feed.next(train, streams, sgd.batch_size, normalization, &sgd.augment, &device)?;
         let view = supernet.select(&architecture);
         let (stepped, loss) = sgd.step(&view, supernet.clone(), weight_optimizer, learning_rate, data);
         *supernet = stepped;
@@ -358,7 +362,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         if iteration.is_multiple_of(self.settings.nes_iterations) {
             self.state.position.correction = self.trial_correction(std::slice::from_ref(&indices))?;
         }
-        let mut losses = self.score(&candidates, &[indices]);
+        let mut losses = self.score(&candidates, &[indices])?;
         let loss = losses[estimator.samples];
         if let Some(correction) = &self.state.position.correction {
             for (loss, candidate) in losses.iter_mut().zip(&candidates) {
@@ -410,19 +414,19 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     }
 
     /// The shared weights' losses at architectures, over batches of the evaluation split.
-    fn score(&mut self, architectures: &[Architecture], batches: &[Vec<usize>]) -> Vec<f64> {
+    fn score(&mut self, architectures: &[Architecture], batches: &[Vec<usize>]) -> Result<Vec<f64>, SearchError> {
         let Task { evaluation, normalization, devices, .. } = self.task;
         let scorer = Scorer::new(&self.state.supernet, devices);
-        let (losses, evaluations) = scorer.losses(architectures, evaluation, batches, normalization);
+        let (losses, evaluations) = scorer.losses(architectures, evaluation, batches, normalization)?;
         self.state.position.evaluations += evaluations;
         self.state.position.images += evaluations * batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
-        losses
+        Ok(losses)
     }
 
     /// The architecture with the least loss over the whole evaluation split.
     fn best_of(&mut self, mut architectures: Vec<Architecture>) -> Result<Architecture, SearchError> {
         let batches: Vec<_> = batches(self.task.evaluation, self.settings.evaluation_batch).collect();
-        let losses = self.score(&architectures, &batches);
+        let losses = self.score(&architectures, &batches)?;
         let best = least_finite(&losses).ok_or(SearchError::Diverged)?;
         Ok(architectures.swap_remove(best))
     }

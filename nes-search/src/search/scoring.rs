@@ -7,7 +7,7 @@ use std::thread;
 use burn::tensor::Device;
 use elastic_layers::{Architecture, Backbone};
 
-use crate::data::{ImageSet, Normalization, batch};
+use crate::data::{DataError, ImageSet, Normalization, batch};
 use crate::evaluate::batch_loss;
 
 /// The shared weights on every device.
@@ -26,13 +26,16 @@ impl<M: Backbone + 'static> Scorer<M> {
     /// statistics. The same in any split over devices; equal architectures are scored once.
     ///
     /// Also returns how many views were scored.
+    ///
+    /// # Errors
+    /// If an image cannot be read.
     pub(super) fn losses(
         &self,
         architectures: &[Architecture],
         set: &ImageSet,
         batches: &[Vec<usize>],
         normalization: &Normalization,
-    ) -> (Vec<f64>, u64) {
+    ) -> Result<(Vec<f64>, u64), DataError> {
         let mut place: HashMap<&[usize], usize> = HashMap::new();
         let mut distinct: Vec<&Architecture> = Vec::new();
         for architecture in architectures {
@@ -43,20 +46,20 @@ impl<M: Backbone + 'static> Scorer<M> {
         }
         let share = distinct.len().div_ceil(self.replicas.len()).max(1);
         let parts: Vec<_> = self.replicas.iter().zip(distinct.chunks(share)).collect();
-        let score = |(device, supernet): &(Device, M), part: &[&Architecture]| -> Vec<f64> {
+        let score = |(device, supernet): &(Device, M), part: &[&Architecture]| -> Result<Vec<f64>, DataError> {
             let mut losses = vec![0.0; part.len()];
             let images: usize = batches.iter().map(Vec::len).sum();
             for indices in batches {
-                let data = batch(set, indices, normalization, None, device);
+                let data = batch(set, indices, normalization, device)?;
                 let weight = indices.len() as f64 / images as f64;
                 for (loss, architecture) in losses.iter_mut().zip(part) {
                     *loss += weight * batch_loss(&supernet.select(architecture), data.clone());
                 }
             }
-            losses
+            Ok(losses)
         };
         let losses: Vec<f64> = match parts.as_slice() {
-            [(replica, part)] => score(replica, part),
+            [(replica, part)] => score(replica, part)?,
             parts => thread::scope(|scope| {
                 let workers: Vec<_> = parts
                     .iter()
@@ -65,12 +68,12 @@ impl<M: Backbone + 'static> Scorer<M> {
                         scope.spawn(move || score(&replica, part))
                     })
                     .collect();
-                workers
-                    .into_iter()
-                    .flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
-                    .collect()
-            }),
+                let losses =
+                    workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+                losses.collect::<Result<Vec<_>, _>>().map(|losses| losses.concat())
+            })?,
         };
-        (architectures.iter().map(|architecture| losses[place[architecture.values()]]).collect(), distinct.len() as u64)
+        let losses = architectures.iter().map(|architecture| losses[place[architecture.values()]]).collect();
+        Ok((losses, distinct.len() as u64))
     }
 }

@@ -85,7 +85,7 @@ impl<M: Backbone + 'static> Search<'_, M> {
         if architectures.is_empty() {
             return Ok(None);
         }
-        let shared = self.score(&architectures, batches);
+        let shared = self.score(&architectures, batches)?;
         let differences = trial_losses.into_iter().zip(shared).map(|(trial, shared)| trial - shared);
         let differences: Vec<_> = architectures.into_iter().zip(differences).collect();
         let surface = Surface::fit(space, self.task.blueprint.cost(), &differences)?;
@@ -149,7 +149,7 @@ impl<M: Backbone + 'static> Search<'_, M> {
             let batch = self.settings.evaluation_batch;
             // Where it was trained, which need not be the first device.
             let device = trained.model.devices().first().cloned().unwrap_or_default();
-            let result = evaluate(&trained.model, task.evaluation, task.normalization, batch, &device);
+            let result = evaluate(&trained.model, task.evaluation, task.normalization, batch, &device)?;
             results.lock().unwrap_or_else(PoisonError::into_inner)[index] = (result.loss, trained.images);
             Ok::<_, SearchError>(())
         };
@@ -222,7 +222,7 @@ mod tests {
             let blueprint = Blueprint::new([1, 28, 28], Slope::new).expect("a network");
             let (_, few) = ImageData::embedded().train.split_per_class(8, 1).expect("enough images");
             let (train, evaluation) = few.split_per_class(4, 1).expect("enough images");
-            let normalization = Normalization::of(&train);
+            let normalization = Normalization::of(&train).expect("in memory");
             Self { blueprint, train, evaluation, normalization, devices: [Device::default()] }
         }
 
@@ -289,7 +289,8 @@ mod tests {
                     search.trial_correction(std::slice::from_ref(&images)).expect("finite losses").expect("trials");
                 for &(resolution, loss) in trials {
                     let architecture = space.architecture(vec![resolution, 200]).expect("one of the space");
-                    let shared = search.score(std::slice::from_ref(&architecture), std::slice::from_ref(&images))[0];
+                    let shared = search.score(std::slice::from_ref(&architecture), std::slice::from_ref(&images));
+                    let shared = shared.expect("images in memory")[0];
                     let cost = setting.blueprint.cost();
                     let corrected = shared + correction.at(space, cost, &architecture).expect("a cost");
                     assert!((corrected - loss).abs() < 1e-4, "resolution {resolution}: {corrected}, not {loss}");
