@@ -89,6 +89,7 @@ impl fmt::Display for BackboneName {
 /// As a module it is the backbone itself. Burn's derive would put the variant's name before the path of every
 /// parameter, and thus into the names in weight files and ONNX files.
 #[derive(Clone, Debug, Elastic)]
+#[expect(clippy::large_enum_variant, reason = "there are only a few networks at a time")]
 pub enum AnyBackbone {
     /// A MobileNetV1.
     MobileNetV1(MobileNetV1),

@@ -3,6 +3,7 @@
 // Every test binary uses a part of these.
 #![allow(dead_code)]
 
+pub mod backbones;
 pub mod conv;
 
 use burn::module::{Module, ModuleVisitor, Param};
