@@ -293,9 +293,7 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.estimator.sampling" => "\"independent\" (the paper) or \"antithetic\" (pairs of opposite directions).",
         "search.estimator.shaping" => "\"difference\" to the loss at H (equation 6) or \"standardized\" losses.",
         "search.sgd" => "How the shared weights are trained.",
-        "search.sgd.augment" | "train.sgd.augment" => {
-            "Random changes to training images: mirroring, moving by some pixels, a random part (of images in files)."
-        }
+        "search.sgd.augment" | "train.sgd.augment" => "Random changes to training images.",
         "train" => "Training of a network from scratch.",
         "train.epochs" => "Passes over the training images.",
         "train.average_decay" => "Decay of the running average of weights that is kept in the end; 0 keeps the last.",
@@ -314,6 +312,7 @@ fn comment(name: &str) -> Option<&'static str> {
             "label_smoothing" => "Label smoothing.",
             "augment.flip" => "Whether half of the images are mirrored left to right.",
             "augment.shift" => "Largest shift in each direction, in pixels.",
+            "augment.random_resized_crop" => "Whether random parts are scaled to the size, for folders of images only.",
             _ => return None,
         },
     };
