@@ -1,8 +1,8 @@
 //! Exported files against Burn, in every runtime at hand.
 //!
-//! Where ONNX Runtime's library is missing, its half is skipped, and where Python lacks `onnx` and `onnxslim`, the test
-//! that needs them; `REQUIRE_ONNX_RUNTIME=1` makes either a failure. With
-//! `EXPORT_TEST_DIR` set, the files are kept there, for `tests/python/check_onnx.py`.
+//! With `EXPORT_TEST_DIR` set, the files are kept there, for `tests/python/check_onnx.py`.
+
+mod common;
 
 use std::path::PathBuf;
 
@@ -15,19 +15,12 @@ use burn::nn::{
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
 use burn::tensor::{Device, Distribution, Tensor, activation};
+use common::{check_with_tools, runtimes};
 use elastic_layers::backbones::MobileNetV2Config;
 use elastic_layers::{Backbone, Elastic, SearchSpace, recalibrate};
-use exporters::runtime::{self, RuntimeKind};
 use exporters::{ExportError, OnnxExporter, OnnxModel, VerifyReport, reference, verify};
 
 const TOLERANCE: f32 = 1e-4;
-
-fn runtimes() -> Vec<RuntimeKind> {
-    if std::env::var_os("REQUIRE_ONNX_RUNTIME").is_some_and(|value| value == "1") {
-        runtime::require(RuntimeKind::OnnxRuntime).expect("REQUIRE_ONNX_RUNTIME is set");
-    }
-    runtime::available()
-}
 
 fn normal<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::default())
@@ -283,12 +276,6 @@ fn elastic_mobilenets_of_random_architectures() {
 /// What `tests/python/check_onnx.py` asks of a file.
 #[test]
 fn other_peoples_tools_find_nothing_to_change() {
-    let python = |arguments: &[&std::ffi::OsStr]| std::process::Command::new("python3").args(arguments).output();
-    let tools = python(&["-c".as_ref(), "import onnx, onnxslim".as_ref()]);
-    if !tools.is_ok_and(|output| output.status.success()) {
-        assert!(std::env::var_os("REQUIRE_ONNX_RUNTIME").is_none_or(|value| value != "1"), "no onnx and onnxslim");
-        return;
-    }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let save = |name: &str, onnx: OnnxModel| {
         let path = folder.path().join(name);
@@ -301,11 +288,8 @@ fn other_peoples_tools_find_nothing_to_change() {
     let elastic = MobileNetV2Config::small(1, 28, 10).init(&mut space, &Device::default()).expect("a network");
     let small = elastic.materialize_at(&space.smallest());
     let small = OnnxExporter::new([1, 1, 28, 28]).export(&small, Backbone::forward).expect("exports");
-    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/check_onnx.py");
     let files = [save("net.onnx", net), save("mixed.onnx", mixed), save("small.onnx", small)];
-    let arguments: Vec<&std::ffi::OsStr> = [&script].into_iter().chain(&files).map(|path| path.as_os_str()).collect();
-    let output = python(&arguments).expect("python3 starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    check_with_tools(&files, &[]);
 }
 
 #[derive(Module, Debug)]
