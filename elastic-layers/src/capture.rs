@@ -229,18 +229,34 @@ impl CapturedModel {
         self.producers.get(&tensor).map(|index| &self.operations[*index])
     }
 
-    /// The parameter that `tensor` is, or is a slice, reshape, permutation or cast of.
+    /// The parameter that `tensor` is, or is a slice, reshape, permutation or cast of, or several of these joined.
     pub fn parameter_of(&self, tensor: &TensorIr) -> Option<ParameterUse<'_>> {
-        let mut elements = tensor.shape.num_elements();
+        let mut elements = tensor.shape.num_elements() as u64;
         let mut id = tensor.id;
         loop {
             if let Some(name) = self.parameters.get(&id) {
-                return Some(ParameterUse { name, elements: elements as u64 });
+                return Some(ParameterUse { name, elements });
             }
-            let source = rearranged(self.producer(id)?)?;
-            elements = elements.min(source.shape.num_elements());
+            let operation = self.producer(id)?;
+            if let OperationIr::BaseFloat(BaseOperationIr::Cat(op)) = operation {
+                let joined = self.parameter_of_parts(&op.tensors)?;
+                return Some(ParameterUse { elements: elements.min(joined.elements), ..joined });
+            }
+            let source = rearranged(operation)?;
+            elements = elements.min(source.shape.num_elements() as u64);
             id = source.id;
         }
+    }
+
+    /// The one parameter that all parts of a concatenation are of.
+    fn parameter_of_parts(&self, parts: &[TensorIr]) -> Option<ParameterUse<'_>> {
+        let mut parts = parts.iter().map(|part| self.parameter_of(part));
+        let mut joined = parts.next()??;
+        for part in parts {
+            let part = part.filter(|part| part.name == joined.name)?;
+            joined.elements += part.elements;
+        }
+        Some(joined)
     }
 }
 

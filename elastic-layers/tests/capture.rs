@@ -166,6 +166,26 @@ fn a_sliced_parameter_counts_its_slice() {
     assert_eq!(captured.parameters(), (5 * 3 * 9 + 5) + 2 * 5 + 10 * 5);
 }
 
+#[test]
+fn parts_of_a_parameter_that_are_joined_count_together() {
+    let build = |device: &Device| LinearConfig::new(9, 5).with_bias(false).init(device);
+    let joined = |layer: &Linear, x: Tensor<2>| {
+        let weight = layer.weight.val();
+        x.matmul(Tensor::cat(vec![weight.clone().slice([0..2, 0..4]), weight.slice([4..5, 0..4])], 0))
+    };
+    let captured = capture([1, 3], build, joined).expect("captures");
+    assert_eq!(captured.layers()[0].name, "weight");
+    assert_eq!((captured.macs(), captured.parameters()), (Macs(3 * 4), 3 * 4));
+
+    // What other values are among is no parameter.
+    let mixed = |layer: &Linear, x: Tensor<2>| {
+        let part = layer.weight.val().slice([0..2, 0..4]);
+        x.clone().matmul(Tensor::cat(vec![part, x.reshape([1, 3]).repeat_dim(1, 2).slice([0..1, 0..4])], 0))
+    };
+    let captured = capture([1, 3], build, mixed).expect("captures");
+    assert_eq!(captured.macs(), Macs(0));
+}
+
 fn trained_on(device: &Device) -> (Net, Tensor<4>) {
     let model = Net::new(device);
     let images = Tensor::<4>::random([4, 3, 8, 8], burn::tensor::Distribution::Normal(1.0, 2.0), device);

@@ -5,7 +5,7 @@ mod common;
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use common::{TOLERANCE, assert_agrees, check_with_python, normal, place};
+use common::{TOLERANCE, assert_agrees, check_with_tools, normal, place};
 use elastic_layers::backbones::{MobileNetV1Config, MobileNetV2Config, ResNetConfig};
 use elastic_layers::{Backbone, SearchSpace, SpaceError, recalibrate};
 use exporters::OnnxExporter;
@@ -118,7 +118,7 @@ fn exported_backbones_cost_what_is_published() {
     files.push(save_published(&folder, "resnet_50", cost, |space, device| config.init(space, device)));
     costs.push(cost);
 
-    let reports = check_with_python(&files).unwrap_or_default();
+    let reports = check_with_tools(&files, &[]).unwrap_or_default();
     for (report, (macs, parameters)) in reports.into_iter().zip(costs) {
         let report: serde_json::Value = serde_json::from_str(&report).expect("a line of JSON");
         assert_eq!(

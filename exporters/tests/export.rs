@@ -11,7 +11,7 @@ use burn::nn::{
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
 use burn::tensor::{Device, Distribution, Tensor, activation};
-use common::{TOLERANCE, assert_agrees, check, check_with_python, normal, place, runtimes};
+use common::{TOLERANCE, assert_agrees, check, check_with_tools, normal, place, runtimes};
 use elastic_layers::backbones::MobileNetV2Config;
 use elastic_layers::{Backbone, Elastic, SearchSpace};
 use exporters::{ExportError, OnnxExporter, OnnxModel, reference, verify};
@@ -200,7 +200,7 @@ fn other_peoples_tools_find_nothing_to_change() {
     let elastic = MobileNetV2Config::small(1, 28, 10).init(&mut space, &Device::default()).expect("a network");
     let small = elastic.materialize_at(&space.smallest());
     let small = OnnxExporter::new([1, 1, 28, 28]).export(&small, Backbone::forward).expect("exports");
-    check_with_python(&[save("net.onnx", net), save("mixed.onnx", mixed), save("small.onnx", small)]);
+    check_with_tools(&[save("net.onnx", net), save("mixed.onnx", mixed), save("small.onnx", small)], &[]);
 }
 
 #[derive(Module, Debug)]

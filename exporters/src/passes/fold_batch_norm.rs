@@ -22,17 +22,9 @@ fn fold(graph: &mut Graph, index: usize) -> Option<()> {
     let norm = graph.nodes[index].clone();
     let producer = graph.sole_producer(norm.input(0)?)?;
     let target = graph.nodes[producer].clone();
-    let out_axis = match target.op {
-        "Conv" => Axis(0),
-        "Gemm" => Axis(1),
-        _ => return None,
-    };
     let (weight, bias) = (target.input(1)?, target.input(2));
     let Affine { scale, shift } = Affine::of(graph, &norm)?;
-    let mut folded = graph.floats(weight)?.clone();
-    for (mut channel, scale) in folded.axis_iter_mut(out_axis).zip(&scale) {
-        channel.mapv_inplace(|value| (f64::from(value) * scale) as f32);
-    }
+    let folded = scaled(&target, graph.floats(weight)?, &scale)?;
     let old_bias = match bias {
         Some(bias) => doubles(graph, bias)?,
         None => Array1::zeros(scale.len()),
@@ -48,6 +40,26 @@ fn fold(graph: &mut Graph, index: usize) -> Option<()> {
     node.doc = folded_doc(bias.is_some(), norm.module.as_deref());
     node.output = norm.output;
     Some(())
+}
+
+/// The weight of a node with every output channel multiplied by its factor.
+fn scaled(node: &Node, weight: &ArrayD<f32>, scale: &Array1<f64>) -> Option<ArrayD<f32>> {
+    let (out_axis, groups) = match (node.op, node.attribute("group")) {
+        ("Conv", _) => (Axis(0), 1),
+        ("Gemm", _) => (Axis(1), 1),
+        // `[in, out / groups, ...]`: the outputs of a group are behind the inputs of that group.
+        ("ConvTranspose", Some(Attribute::Int(groups))) => (Axis(1), usize::try_from(*groups).ok()?),
+        _ => return None,
+    };
+    let outputs = weight.len_of(out_axis);
+    let mut scaled = weight.clone();
+    for (group, mut part) in scaled.axis_chunks_iter_mut(Axis(0), weight.len_of(Axis(0)) / groups).enumerate() {
+        for (output, mut channel) in part.axis_iter_mut(out_axis).enumerate() {
+            let scale = scale[group * outputs + output];
+            channel.mapv_inplace(|value| (f64::from(value) * scale) as f32);
+        }
+    }
+    Some(scaled)
 }
 
 /// How a node says what its bias was made of: a script that counts the model's parameters needs to know.
@@ -123,6 +135,30 @@ mod tests {
         assert_eq!(ops(&graph), ["Gemm"]);
         let bias = graph.floats(graph.nodes[0].input(2).expect("a bias")).expect("floats");
         assert_eq!(*bias, array(&[2], &[10.0 - 0.5, 15.0 - 2.0]));
+    }
+
+    #[test]
+    fn a_transposed_convolution_takes_the_norm_in_group_by_group() {
+        for (groups, weight, expected) in [
+            // [in, out]: two inputs, two outputs.
+            (1, array(&[2, 2, 1, 1], &[4.0, 8.0, 12.0, 16.0]), [4.0, 6.0, 12.0, 12.0]),
+            // Four inputs in two groups of one output each.
+            (2, array(&[4, 1, 1, 1], &[4.0, 8.0, 12.0, 16.0]), [4.0, 8.0, 9.0, 12.0]),
+        ] {
+            let shape = weight.shape().to_vec();
+            let mut graph = graph(&[1, shape[0], 2, 2]);
+            let input = graph.input;
+            let weight = graph.add_floats("up.weight", weight);
+            let x = append(&mut graph, "ConvTranspose", &[input, weight], &[1, 2, 2, 2]);
+            with(&mut graph, "group", Attribute::Int(groups));
+            norm(&mut graph, x, &[1, 2, 2, 2]);
+            fold_batch_norm(&mut graph);
+            assert_eq!(ops(&graph), ["ConvTranspose"]);
+            let constant =
+                |index| graph.floats(graph.nodes[0].input(index).expect("an input")).expect("floats").clone();
+            assert_eq!(constant(1), array(&shape, &expected));
+            assert_eq!(constant(2), array(&[2], &[0.5 - 1.0, -0.5 - 1.5]));
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
-use ndarray::{ArrayD, Axis, IxDyn, Slice};
+use ndarray::{ArrayD, Axis, IxDyn, Slice, concatenate};
 
-use crate::graph::{Constant, Graph, Node};
+use crate::graph::{Attribute, Constant, Graph, Node, ValueId};
 
 /// Computes nodes whose inputs are all constants: slices of weights above all.
 pub(crate) fn fold_constants(graph: &mut Graph) {
@@ -30,6 +30,7 @@ fn evaluate(graph: &Graph, node: &Node) -> Option<ArrayD<f32>> {
         }
         "Expand" => Some(operand(0)?.broadcast(IxDyn(&shape()?))?.to_owned()),
         "Slice" => slice(graph, node),
+        "Concat" => concat(graph, node),
         "Add" => binary(operand(0)?, operand(1)?, &shape()?, |left, right| left + right),
         "Sub" => binary(operand(0)?, operand(1)?, &shape()?, |left, right| left - right),
         "Mul" => binary(operand(0)?, operand(1)?, &shape()?, |left, right| left * right),
@@ -54,6 +55,13 @@ fn slice(graph: &Graph, node: &Node) -> Option<ArrayD<f32>> {
     Some(view.as_standard_layout().into_owned())
 }
 
+fn concat(graph: &Graph, node: &Node) -> Option<ArrayD<f32>> {
+    let Some(Attribute::Int(axis)) = node.attribute("axis") else { return None };
+    let part = |input: &Option<ValueId>| Some(graph.floats((*input)?)?.view());
+    let parts: Vec<_> = node.inputs.iter().map(part).collect::<Option<_>>()?;
+    concatenate(Axis(*axis as usize), &parts).ok()
+}
+
 fn binary(
     left: &ArrayD<f32>,
     right: &ArrayD<f32>,
@@ -68,8 +76,8 @@ fn binary(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Attribute, Dim};
-    use crate::passes::testing::{append, array, graph, ops};
+    use crate::graph::Dim;
+    use crate::passes::testing::{append, array, graph, ops, with};
 
     #[test]
     fn a_slice_of_a_transposed_weight_is_a_smaller_weight() {
@@ -87,6 +95,28 @@ mod tests {
         let weight = graph.nodes[0].input(1).expect("a weight");
         assert_eq!(graph.floats(weight), Some(&array(&[2, 2], &[3.0, 5.0, 4.0, 6.0])));
         assert_eq!(graph.value(weight).name, "head.weight");
+    }
+
+    #[test]
+    fn slices_of_one_weight_are_joined_again() {
+        let mut graph = graph(&[1, 2]);
+        let weight = graph.add_floats("head.weight", array(&[2, 4], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]));
+        let parts = [[0, 1], [3, 4]].map(|[start, end]| {
+            let bounds = [start, end, 1, 1].map(|bound| graph.add_ints(vec![bound]));
+            let part = graph.add_value(vec![Dim::Fixed(2), Dim::Fixed(1)]);
+            graph.nodes.push(Node::new("Slice", [weight].into_iter().chain(bounds), part));
+            part
+        });
+        let joined = graph.add_value(vec![Dim::Fixed(2), Dim::Fixed(2)]);
+        graph.nodes.push(Node::new("Concat", parts, joined).with("axis", Attribute::Int(1)));
+        let input = graph.input;
+        append(&mut graph, "MatMul", &[input, joined], &[1, 2]);
+        append(&mut graph, "Concat", &[input, joined], &[1, 2]);
+        with(&mut graph, "axis", Attribute::Int(0));
+        fold_constants(&mut graph);
+        assert_eq!(ops(&graph), ["MatMul", "Concat"], "what depends on the input stays");
+        assert_eq!(graph.floats(joined), Some(&array(&[2, 2], &[1.0, 4.0, 5.0, 8.0])));
+        assert_eq!(graph.value(joined).name, "head.weight");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What several test files share: exporting a model, and comparing the file with Burn.
 //!
 //! Where ONNX Runtime's library is missing, its half is skipped, and where Python lacks `onnx` and `onnxslim`, what
-//! needs them; `REQUIRE_ONNX_RUNTIME=1` makes either a failure. With `EXPORT_TEST_DIR` set, the files are kept there,
+//! needs them; `REQUIRE_ONNX_RUNTIME=1` and `REQUIRE_ONNX_TOOLS=1` make that a failure. With `EXPORT_TEST_DIR` set, the files are kept there,
 //! for `tests/python/check_onnx.py`.
 
 // Every test binary uses a part of these.
 #![allow(dead_code)]
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,7 +19,7 @@ use exporters::{OnnxExporter, OnnxModel, reference, verify};
 pub const TOLERANCE: f32 = 1e-4;
 
 pub fn runtimes() -> Vec<RuntimeKind> {
-    if std::env::var_os("REQUIRE_ONNX_RUNTIME").is_some_and(|value| value == "1") {
+    if is_required("REQUIRE_ONNX_RUNTIME") {
         runtime::require(RuntimeKind::OnnxRuntime).expect("REQUIRE_ONNX_RUNTIME is set");
     }
     runtime::available()
@@ -73,16 +74,28 @@ pub fn assert_agrees<const D: usize, const O: usize, M: Module>(
     assert_eq!(report.entries.len(), 2 * runtimes().len());
 }
 
-/// What `tests/python/check_onnx.py` says of files, one line of JSON each; nothing, if Python lacks what it needs.
-pub fn check_with_python(files: &[PathBuf]) -> Option<Vec<String>> {
-    let tools = Command::new("python3").args(["-c", "import onnx, onnxslim"]).output();
+/// What `tests/python/check_onnx.py` says of files, one line of JSON each, but for operators that are allowed; nothing, if
+/// Python lacks what it needs.
+pub fn check_with_tools(files: &[PathBuf], allowed: &[&str]) -> Option<Vec<String>> {
+    let python = |arguments: &[&OsStr]| Command::new("python3").args(arguments).output();
+    let tools = python(&["-c".as_ref(), "import onnx, onnxslim".as_ref()]);
     if !tools.is_ok_and(|output| output.status.success()) {
-        assert!(std::env::var_os("REQUIRE_ONNX_RUNTIME").is_none_or(|value| value != "1"), "no onnx and onnxslim");
+        assert!(!is_required("REQUIRE_ONNX_TOOLS"), "no onnx and onnxslim");
         return None;
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/check_onnx.py");
-    let output = Command::new("python3").arg(script).args(files).output().expect("python3 starts");
+    // Other packages of the workspace use this file too: all of them are folders of its root.
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../exporters/tests/python/check_onnx.py");
+    let mut arguments: Vec<&OsStr> = vec![script.as_os_str()];
+    for operator in allowed {
+        arguments.extend([OsStr::new("--allow"), OsStr::new(operator)]);
+    }
+    arguments.extend(files.iter().map(|path| path.as_os_str()));
+    let output = python(&arguments).expect("python3 starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("text");
     Some(text.lines().map(str::to_string).collect())
+}
+
+fn is_required(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| value == "1")
 }

@@ -1,0 +1,16 @@
+//! Whole networks as users of Burn write them, each at random architectures: views, materialised and pinned networks,
+//! costs, training steps and exported files.
+//!
+//! A network is its structs and their plain forward, in a file of its own; [`case::Case`] is what is asked of all.
+
+#[path = "../../../elastic-layers/tests/common/mod.rs"]
+mod common;
+#[path = "../../../exporters/tests/common/mod.rs"]
+mod onnx;
+
+mod case;
+mod decoder;
+mod densenet;
+mod mobilenet_v3;
+mod resnet;
+mod sequence;
