@@ -153,7 +153,10 @@ fn a_gradient_is_scaled_down_to_the_norm_that_it_may_have() {
         let mut settings = settings();
         settings.sgd = SgdSettings { gradient_norm, weight_decay: 0.0, ..settings.sgd };
         let network = blueprint.network(&blueprint.space().smallest(), 0, &device).expect("a network");
-        train(network, &set, &normalization, &settings, 0, "test", &mut ()).expect("not interrupted").loss
+        train(network, &set, &normalization, &settings, 0, "test", &mut ())
+            .expect("in memory")
+            .expect("not interrupted")
+            .loss
     };
     // With steps of next to nothing the weights stay where they were.
     let [learned, stayed] = [loss(1.0), loss(1e-6)];
