@@ -11,7 +11,15 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use burn::module::{Module, Param, RunningState};
+use burn::nn::conv::Conv2dConfig;
+use burn::nn::{BatchNorm, BatchNormConfig};
+use burn::tensor::{Device, Distribution, Tensor};
 use exporters::runtime::{self, RuntimeKind};
+use exporters::{OnnxExporter, OnnxModel, VerifyReport, reference, verify};
+
+/// The largest difference between a file in a runtime and Burn, as a part of the largest output.
+pub const TOLERANCE: f32 = 1e-4;
 
 fn is_required(variable: &str) -> bool {
     env::var_os(variable).is_some_and(|value| value == "1")
@@ -42,4 +50,86 @@ pub fn check_with_tools(files: &[PathBuf], allowed: &[&str]) {
     arguments.extend(files.iter().map(|path| path.as_os_str()));
     let output = python(&arguments).expect("python3 starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+pub fn normal<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::default())
+}
+
+/// A file against Burn, at batch 1 and 7.
+pub fn compare<const D: usize, const O: usize, M: Module>(
+    path: &Path,
+    model: &M,
+    input: [usize; D],
+    forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
+) -> VerifyReport {
+    let references = [1, 7].map(|batch| {
+        let mut shape = input;
+        shape[0] = batch;
+        let images = normal(shape);
+        reference(images.clone(), forward(model, images))
+    });
+    verify(path, &references, &runtimes(), TOLERANCE)
+}
+
+/// The files that a test exports.
+pub struct Files {
+    folder: tempfile::TempDir,
+    paths: Vec<PathBuf>,
+}
+
+impl Files {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder"), paths: vec![] }
+    }
+
+    pub fn save(&mut self, name: &str, onnx: &OnnxModel) -> PathBuf {
+        let path = self.folder.path().join(format!("{name}.onnx"));
+        onnx.save(&path).expect("writes");
+        self.paths.push(path.clone());
+        path
+    }
+
+    /// Exports, runs, and compares with Burn.
+    pub fn check<const D: usize, const O: usize, M: Module>(
+        &mut self,
+        name: &str,
+        model: &M,
+        input: [usize; D],
+        forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
+    ) -> OnnxModel {
+        let onnx = OnnxExporter::new(input).export(model, &forward).expect("exports");
+        let report = compare(&self.save(name, &onnx), model, input, &forward);
+        assert!(report.passed(), "{name}: {report:#?}");
+        assert_eq!(report.entries.len(), 2 * runtimes().len());
+        onnx
+    }
+
+    /// A convolution, so that there is always something with parameters, and `then`.
+    pub fn after_conv<const O: usize>(&mut self, name: &str, then: impl Fn(Tensor<4>) -> Tensor<O>) -> OnnxModel {
+        let model = Conv2dConfig::new([2, 3], [1, 1]).init(&Device::default());
+        self.check(name, &model, [1, 2, 8, 6], |model, x| then(model.forward(x)))
+    }
+
+    /// What other people's tools say to all of them, but for the operators that are named.
+    pub fn check_with_tools(self, allowed: &[&str]) {
+        check_with_tools(&self.paths, allowed);
+    }
+}
+
+/// How many nodes of each operator a file has.
+pub fn operators(onnx: &OnnxModel) -> Vec<(&'static str, usize)> {
+    onnx.operators().iter().map(|(operator, count)| (*operator, *count)).collect()
+}
+
+/// A batch norm as it is after training.
+pub fn trained_norm(channels: usize) -> BatchNorm {
+    let device = Device::default();
+    let spread = |low, high| Tensor::<1>::random([channels], Distribution::Uniform(low, high), &device);
+    let mut norm = BatchNormConfig::new(channels).init(&device);
+    norm.gamma = Param::from_tensor(spread(-1.5, 1.5));
+    norm.beta = Param::from_tensor(spread(-0.5, 0.5));
+    norm.running_mean = RunningState::new(spread(-0.5, 0.5));
+    norm.running_var = RunningState::new(spread(0.2, 2.0));
+    norm
 }
