@@ -80,6 +80,14 @@ impl Node {
         self
     }
 
+    /// Whether the output holds truth values, not numbers.
+    pub(crate) fn is_truth(&self) -> bool {
+        matches!(
+            self.op,
+            "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "And" | "Or" | "Xor" | "Not"
+        )
+    }
+
     pub(crate) fn input(&self, index: usize) -> Option<ValueId> {
         self.inputs.get(index).copied().flatten()
     }

@@ -62,14 +62,14 @@ fn constant_bytes(graph: &Graph, id: ValueId) -> usize {
 }
 
 fn encode_graph(graph: &Graph, name: &str) -> GraphProto {
-    let intermediate = graph.nodes.iter().map(|node| node.output).filter(|id| *id != graph.output);
+    let intermediate = graph.nodes.iter().filter(|node| node.output != graph.output);
     GraphProto {
         name: name.to_string(),
         node: graph.nodes.iter().map(|node| encode_node(graph, node)).collect(),
         initializer: graph.used_constants().iter().filter_map(|id| encode_constant(graph, *id)).collect(),
-        input: vec![value_info(graph, graph.input)],
-        output: vec![value_info(graph, graph.output)],
-        value_info: intermediate.map(|id| value_info(graph, id)).collect(),
+        input: vec![value_info(graph, graph.input, DataType::FLOAT)],
+        output: vec![value_info(graph, graph.output, DataType::FLOAT)],
+        value_info: intermediate.map(|node| value_info(graph, node.output, data_type(node))).collect(),
         ..Default::default()
     }
 }
@@ -130,14 +130,15 @@ fn encode_constant(graph: &Graph, id: ValueId) -> Option<TensorProto> {
     })
 }
 
-fn value_info(graph: &Graph, id: ValueId) -> ValueInfoProto {
+fn data_type(node: &Node) -> DataType {
+    if node.is_truth() { DataType::BOOL } else { DataType::FLOAT }
+}
+
+fn value_info(graph: &Graph, id: ValueId, data_type: DataType) -> ValueInfoProto {
     let value = graph.value(id);
     let shape = TensorShapeProto { dim: value.dims.iter().map(|dim| dimension(*dim)).collect(), ..Default::default() };
-    let tensor = type_proto::Tensor {
-        elem_type: DataType::FLOAT.value(),
-        shape: MessageField::some(shape),
-        ..Default::default()
-    };
+    let tensor =
+        type_proto::Tensor { elem_type: data_type.value(), shape: MessageField::some(shape), ..Default::default() };
     let kind = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
     ValueInfoProto { name: value.name.clone(), type_: MessageField::some(kind), ..Default::default() }
 }

@@ -5,7 +5,7 @@ mod common;
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use common::{TOLERANCE, assert_agrees, check_with_tools, normal, place};
+use common::{Files, TOLERANCE, check_with_tools, compare_within, normal};
 use elastic_layers::backbones::{MobileNetV1Config, MobileNetV2Config, ResNetConfig};
 use elastic_layers::{Backbone, SearchSpace, SpaceError, recalibrate};
 use exporters::OnnxExporter;
@@ -24,6 +24,7 @@ fn check_random_architectures<M: Backbone>(
     let mut space = SearchSpace::new();
     let supernet = build(&mut space, &Device::default()).expect("a network");
     let input = [1, channels, height, width];
+    let mut files = Files::new();
     for index in 0..count {
         // Values that look random and are the same in every run.
         let architecture = space.with_values(|dim| {
@@ -40,10 +41,11 @@ fn check_random_architectures<M: Backbone>(
         for absent in ["BatchNormalization", "Slice", "Pad", "Transpose", "MatMul"] {
             assert!(!onnx.operators().contains_key(absent), "{absent}");
         }
-        let (path, _folder) = place(&format!("{name}_{index}"));
-        onnx.save(&path).expect("writes");
-        assert_agrees(&path, &small, input, tolerance, M::forward);
-        assert_agrees(&path, &view, input, tolerance, M::forward);
+        let path = files.save(&format!("{name}_{index}"), &onnx);
+        for model in [&small, &view] {
+            let report = compare_within(tolerance, &path, model, input, M::forward);
+            assert!(report.passed(), "{name}, {architecture}: {report:#?}");
+        }
         let of_view = OnnxExporter::new(input).export(&view, M::forward).expect("exports a view");
         assert_eq!(of_view.operators(), onnx.operators());
         assert_eq!((of_view.macs(), of_view.parameters()), (onnx.macs(), onnx.parameters()));

@@ -2,35 +2,16 @@
 
 mod common;
 
-use burn::module::{Module, Param, RunningState};
+use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig, ConvTranspose2d, ConvTranspose2dConfig};
-use burn::nn::pool::{AdaptiveAvgPool2dConfig, AvgPool2dConfig, MaxPool2dConfig};
-use burn::nn::{
-    BatchNorm, BatchNormConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, PRelu, PReluConfig, PaddingConfig2d,
-};
+use burn::nn::{BatchNorm, LayerNorm, LayerNormConfig, Linear, LinearConfig, PRelu, PReluConfig, PaddingConfig2d};
 use burn::tensor::module::interpolate;
-use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
-use burn::tensor::{Device, Distribution, Tensor, activation};
-use common::{TOLERANCE, assert_agrees, check, check_with_tools, normal, place, runtimes};
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use burn::tensor::{Device, Tensor, activation};
+use common::{Files, TOLERANCE, compare, normal, operators, runtimes, trained_norm};
 use elastic_layers::backbones::MobileNetV2Config;
-use elastic_layers::{Backbone, Elastic, SearchSpace};
-use exporters::{ExportError, OnnxExporter, OnnxModel, reference, verify};
-
-fn operators(onnx: &OnnxModel) -> Vec<(&'static str, usize)> {
-    onnx.operators().iter().map(|(operator, count)| (*operator, *count)).collect()
-}
-
-/// A batch norm as it is after training.
-fn trained_norm(channels: usize) -> BatchNorm {
-    let device = Device::default();
-    let spread = |low, high| Tensor::<1>::random([channels], Distribution::Uniform(low, high), &device);
-    let mut norm = BatchNormConfig::new(channels).init(&device);
-    norm.gamma = Param::from_tensor(spread(-1.5, 1.5));
-    norm.beta = Param::from_tensor(spread(-0.5, 0.5));
-    norm.running_mean = RunningState::new(spread(-0.5, 0.5));
-    norm.running_var = RunningState::new(spread(0.2, 2.0));
-    norm
-}
+use elastic_layers::{Backbone, Elastic, SearchSpace, recalibrate};
+use exporters::{ExportError, OnnxExporter, reference, verify};
 
 #[derive(Module, Debug)]
 struct ConvNorm {
@@ -106,14 +87,16 @@ impl Net {
 
 #[test]
 fn an_inverted_residual_network() {
+    let mut files = Files::new();
     for (name, images, channels, middle) in [("odd", 3, 7, 13), ("single", 1, 1, 1), ("even", 3, 16, 96)] {
         let model = Net::new(images, channels, middle);
-        let onnx = check(name, &model, [1, images, 15, 15], Net::forward);
+        let onnx = files.check(name, &model, [1, images, 15, 15], Net::forward);
         assert_eq!(
             operators(&onnx),
             [("Add", 2), ("Clip", 5), ("Conv", 7), ("Gemm", 1), ("GlobalAveragePool", 1), ("Reshape", 1)]
         );
     }
+    files.check_with_tools(&[]);
 }
 
 #[test]
@@ -153,11 +136,11 @@ fn counts_are_the_models_own() {
 
 #[test]
 fn a_fixed_batch_takes_that_batch_only() {
+    let mut files = Files::new();
     let model = Net::new(3, 7, 13);
     let exporter = OnnxExporter::new([4, 3, 15, 15]).with_symbolic_batch(false);
     let onnx = exporter.export(&model, Net::forward).expect("exports");
-    let (path, _folder) = place("fixed_batch");
-    onnx.save(&path).expect("writes");
+    let path = files.save("fixed_batch", &onnx);
     let images = normal([4, 3, 15, 15]);
     let good = reference(images.clone(), model.forward(images));
     assert!(verify(&path, &[good], &runtimes(), TOLERANCE).passed());
@@ -169,6 +152,7 @@ fn a_fixed_batch_takes_that_batch_only() {
 
 #[test]
 fn an_exported_model_goes_on_training() {
+    let mut files = Files::new();
     let device = Device::default().autodiff();
     let model = Net::new(3, 7, 13).train();
     let images = normal([4, 3, 15, 15]).to_device(&device).autodiff();
@@ -180,27 +164,44 @@ fn an_exported_model_goes_on_training() {
     let gradients = model.forward(images).sum().backward();
     assert!(model.head.weight.val().grad(&gradients).is_some());
 
-    let (path, _folder) = place("training");
-    onnx.save(&path).expect("writes");
-    assert_agrees(&path, &inference, [1, 3, 15, 15], TOLERANCE, Net::forward);
+    let path = files.save("training", &onnx);
+    assert!(compare(&path, &inference, [1, 3, 15, 15], Net::forward).passed());
 }
 
-/// What `tests/python/check_onnx.py` asks of a file.
+/// A materialised network and a view of the supernet, with the statistics of a few batches.
 #[test]
-fn other_peoples_tools_find_nothing_to_change() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let save = |name: &str, onnx: OnnxModel| {
-        let path = folder.path().join(name);
-        onnx.save(&path).expect("writes");
-        path
-    };
-    let net = OnnxExporter::new([1, 3, 15, 15]).export(&Net::new(3, 7, 13), Net::forward).expect("exports");
-    let mixed = OnnxExporter::new([1, 3, 11, 12]).export(&Mixed::new(), Mixed::forward).expect("exports");
+fn elastic_mobilenets_of_random_architectures() {
+    let mut files = Files::new();
+    let device = Device::default();
     let mut space = SearchSpace::new();
-    let elastic = MobileNetV2Config::small(1, 28, 10).init(&mut space, &Device::default()).expect("a network");
-    let small = elastic.materialize_at(&space.smallest());
-    let small = OnnxExporter::new([1, 1, 28, 28]).export(&small, Backbone::forward).expect("exports");
-    check_with_tools(&[save("net.onnx", net), save("mixed.onnx", mixed), save("small.onnx", small)], &[]);
+    let supernet = MobileNetV2Config::small(1, 28, 10).init(&mut space, &device).expect("a network");
+    for index in 0..50u64 {
+        // Values that look random and are the same in every run.
+        let architecture = space.with_values(|dim| {
+            let values: Vec<usize> = (dim.min..=dim.max).step_by(dim.step).collect();
+            let hash =
+                dim.name.bytes().fold(index + 1, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+            values[(hash >> 20) as usize % values.len()]
+        });
+        let batches = (0..3).map(|_| normal([8, 1, 28, 28]));
+        let view = recalibrate(&supernet.select(&architecture), batches, |view, images| {
+            let _ = Backbone::forward(view, images);
+        });
+        let small = view.materialize_at(&architecture);
+        let forward = |model: &_, images| Backbone::forward(model, images);
+        let onnx = files.check(&format!("mobilenet_{index}"), &small, [1, 1, 28, 28], forward);
+        for absent in ["BatchNormalization", "Slice", "Pad", "Transpose", "MatMul"] {
+            assert!(!onnx.operators().contains_key(absent), "{absent}");
+        }
+        let path = files.save("mobilenet_view", &onnx);
+        assert!(
+            compare(&path, &view, [1, 1, 28, 28], forward).passed(),
+            "the view and the file of the materialised model"
+        );
+        let of_view = OnnxExporter::new([1, 1, 28, 28]).export(&view, forward).expect("exports a view");
+        assert_eq!(of_view.operators(), onnx.operators());
+        assert_eq!((of_view.macs(), of_view.parameters()), (onnx.macs(), onnx.parameters()));
+    }
 }
 
 #[derive(Module, Debug)]
@@ -249,112 +250,27 @@ impl Mixed {
 
 #[test]
 fn layers_with_every_option() {
-    let onnx = check("mixed", &Mixed::new(), [1, 3, 11, 12], Mixed::forward);
+    let mut files = Files::new();
+    let onnx = files.check("mixed", &Mixed::new(), [1, 3, 11, 12], Mixed::forward);
     let count = |operator: &str| onnx.operators().get(operator).copied().unwrap_or_default();
     assert_eq!((count("BatchNormalization"), count("HardSwish"), count("Gemm"), count("MatMul")), (0, 1, 1, 1));
     assert_eq!((count("ConvTranspose"), count("LayerNormalization"), count("LogSoftmax")), (1, 1, 1));
-}
-
-/// A convolution, so that there is always something with parameters, and `then`.
-fn after_conv<const O: usize>(name: &str, then: impl Fn(Tensor<4>) -> Tensor<O>) -> OnnxModel {
-    let model = Conv2dConfig::new([2, 3], [1, 1]).init(&Device::default());
-    check(name, &model, [1, 2, 8, 6], |model, x| then(model.forward(x)))
-}
-
-#[test]
-fn resizing_to_other_sizes() {
-    for (name, mode, align) in [
-        ("bilinear", InterpolateMode::Bilinear, false),
-        ("bilinear_corners", InterpolateMode::Bilinear, true),
-        ("nearest", InterpolateMode::Nearest, false),
-    ] {
-        for size in [[8, 6], [5, 7], [13, 3], [1, 1], [16, 12]] {
-            let options = InterpolateOptions::new(mode.clone()).with_align_corners(align).with_output_size(size);
-            let file = format!("{name}_{}x{}", size[0], size[1]);
-            after_conv(&file, |x| interpolate(x, options.clone()).mean_dim(1));
-        }
-    }
-}
-
-#[test]
-fn nearest_resizing_that_no_scale_expresses_is_exact() {
-    let model = Conv2dConfig::new([2, 3], [1, 1]).init(&Device::default());
-    let options = InterpolateOptions::new(InterpolateMode::Nearest).with_output_size([82, 94]);
-    let onnx = check("nearest_gather", &model, [1, 2, 2, 2], |model, x| interpolate(model.forward(x), options.clone()));
-    assert_eq!(onnx.operators().get("Gather"), Some(&2));
-}
-
-#[test]
-fn pooling() {
-    let max = MaxPool2dConfig::new([3, 2]).with_strides([2, 1]).with_padding(PaddingConfig2d::Explicit(1, 0, 1, 0));
-    after_conv("max_pool", |x| max.init().forward(x));
-    for (name, include) in [("avg_pool_with_pad", true), ("avg_pool", false)] {
-        let average = AvgPool2dConfig::new([3, 3])
-            .with_strides([2, 2])
-            .with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1))
-            .with_count_include_pad(include);
-        after_conv(name, |x| average.init().forward(x));
-    }
-    for (name, size) in [("adaptive_1", [1, 1]), ("adaptive_4_3", [4, 3]), ("adaptive_same", [8, 6])] {
-        after_conv(name, |x| AdaptiveAvgPool2dConfig::new(size).init().forward(x));
-    }
-}
-
-#[test]
-fn arithmetic_and_activations() {
-    after_conv("scalars", |x| ((x * 2.0 - 1.0) / 3.0 + 0.5).powf_scalar(2.0));
-    after_conv("tensors", |x| {
-        (x.clone() - x.clone().mean_dim(3)) / (x.clone().exp() + 1.0) * x.abs().sqrt().neg().tanh()
-    });
-    after_conv("clamps", |x| x.clone().clamp_min(-0.5) + x.clone().clamp_max(0.25) + x.clamp_min(0.0));
-    after_conv("smooth", |x| activation::silu(x.clone()) + activation::sigmoid(x.clone()) + activation::log_sigmoid(x));
-    after_conv("leaky", |x| activation::leaky_relu(x.clone(), 0.1) + activation::hard_sigmoid(x, 0.2, 0.5));
-    after_conv("softmax", |x| activation::softmax(x, 1));
-    after_conv("reduced", |x| x.clone().sum_dim(1) + x.clone().max_dim(1) + x.clone().min_dim(2) + x.mean_dim(2));
-}
-
-#[test]
-fn rearrangements() {
-    after_conv("permuted", |x| x.permute([0, 2, 3, 1]).flatten::<2>(1, 3));
-    after_conv("back_and_forth", |x| x.swap_dims(1, 2).swap_dims(1, 2));
-    after_conv("sliced", |x| x.slice_dim(2, 1..7).slice_dim(1, 0..2));
-    after_conv("concatenated", |x| Tensor::cat(vec![x.clone(), x.clone() * 2.0, x], 1));
-    after_conv("expanded", |x| {
-        let [batch, channels, height, _] = x.dims();
-        x.mean_dim(3).expand([batch, channels, height, 4])
-    });
-    after_conv("folded_batch", |x| {
-        let [batch, channels, height, width] = x.dims();
-        x.reshape([batch * channels, height * width]).reshape([batch, channels * height * width])
-    });
-    for (name, mode) in [
-        ("pad_zero", PadMode::Constant(0.0)),
-        ("pad_one", PadMode::Constant(1.5)),
-        ("pad_reflect", PadMode::Reflect),
-        ("pad_edge", PadMode::Edge),
-    ] {
-        after_conv(name, |x| x.pad((1, 2, 0, 3), mode));
-    }
-}
-
-#[test]
-fn padding_before_a_convolution_becomes_its_own() {
-    let model = Conv2dConfig::new([2, 3], [3, 3]).init(&Device::default());
-    let onnx = check("pad_conv", &model, [1, 2, 8, 6], |model, x| model.forward(x.pad((1, 2, 0, 3), 0.0)));
-    assert_eq!(operators(&onnx), [("Conv", 1)]);
+    files.check_with_tools(&[]);
 }
 
 #[test]
 fn a_norm_without_a_convolution_before_it_stays() {
+    let mut files = Files::new();
     let norm = trained_norm(2);
-    let onnx = check("norm_first", &norm, [1, 2, 4, 4], |norm, x| activation::relu(norm.forward(x)));
+    let onnx = files.check("norm_first", &norm, [1, 2, 4, 4], |norm, x| activation::relu(norm.forward(x)));
     assert_eq!(operators(&onnx), [("BatchNormalization", 1), ("Relu", 1)]);
 }
 
 #[test]
 fn a_model_that_does_nothing() {
+    let mut files = Files::new();
     let model = trained_norm(2);
-    let onnx = check("identity", &model, [1, 2, 4, 4], |_, x| x.reshape([-1, 2, 4, 4]));
+    let onnx = files.check("identity", &model, [1, 2, 4, 4], |_, x| x.reshape([-1, 2, 4, 4]));
     assert_eq!(operators(&onnx), [("Identity", 1)]);
 }
 
@@ -411,11 +327,11 @@ fn wrong_settings_are_errors() {
 
 #[test]
 fn later_opsets_run() {
+    let mut files = Files::new();
     let model = Net::new(3, 7, 13);
     for opset in 19..=21 {
         let onnx = OnnxExporter::new([1, 3, 15, 15]).with_opset(opset).export(&model, Net::forward).expect("exports");
-        let (path, _folder) = place(&format!("opset_{opset}"));
-        onnx.save(&path).expect("writes");
-        assert_agrees(&path, &model, [1, 3, 15, 15], TOLERANCE, Net::forward);
+        let path = files.save(&format!("opset_{opset}"), &onnx);
+        assert!(compare(&path, &model, [1, 3, 15, 15], Net::forward).passed(), "opset {opset}");
     }
 }

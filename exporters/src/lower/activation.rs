@@ -28,6 +28,7 @@ pub(super) fn lower(lowering: &mut Lowering<'_>, op: &ActivationOperationIr, mod
         Op::PRelu(op) => prelu(lowering, &op.lhs, &op.rhs, &op.out, module),
         Op::Softmax(op) => along_axis(lowering, "Softmax", op),
         Op::LogSoftmax(op) => along_axis(lowering, "LogSoftmax", op),
+        Op::Softmin(op) => softmin(lowering, op),
         _ => unsupported(),
     }
 }
@@ -50,15 +51,32 @@ fn gelu(lowering: &mut Lowering<'_>, op: &UnaryOpIr) -> Lowered {
     Ok(())
 }
 
-/// `-softplus(-x)`
+/// `min(x, 0) - softplus(-|x|)`: the exponential of a positive number overflows in some runtimes.
 fn log_sigmoid(lowering: &mut Lowering<'_>, op: &UnaryOpIr) -> Lowered {
+    let x = lowering.input(&op.input)?;
+    let mut step = |operator, inputs: Vec<ValueId>| {
+        let output = lowering.graph.add_value(lowering.dims(&op.out));
+        lowering.push(Node::new(operator, inputs, output));
+        output
+    };
+    let size = step("Abs", vec![x]);
+    let negative = step("Neg", vec![size]);
+    let softplus = step("Softplus", vec![negative]);
+    let zero = lowering.graph.add_scalar(0.0);
+    let below = lowering.graph.add_value(lowering.dims(&op.out));
+    lowering.push(Node::new("Min", [x, zero], below));
+    let output = lowering.output(&op.out);
+    lowering.push(Node::new("Sub", [below, softplus], output));
+    Ok(())
+}
+
+/// The softmax of `-x`
+fn softmin(lowering: &mut Lowering<'_>, op: &DimOpIr) -> Lowered {
     let x = lowering.input(&op.input)?;
     let negative = lowering.graph.add_value(lowering.dims(&op.input));
     lowering.push(Node::new("Neg", [x], negative));
-    let softplus = lowering.graph.add_value(lowering.dims(&op.input));
-    lowering.push(Node::new("Softplus", [negative], softplus));
     let output = lowering.output(&op.out);
-    lowering.push(Node::new("Neg", [softplus], output));
+    lowering.push(Node::new("Softmax", [negative], output).with("axis", Attribute::Int(op.axis as i64)));
     Ok(())
 }
 

@@ -104,10 +104,10 @@ impl Lowering<'_> {
             OperationIr::Float(_, op) => elementwise::lower_float(self, op, module),
             OperationIr::Activation(op) => activation::lower(self, op, module),
             OperationIr::Module(op) => self.module_operation(op, module),
+            OperationIr::Bool(op) => elementwise::lower_bool(self, op),
             OperationIr::BaseInt(_)
             | OperationIr::BaseBool(_)
             | OperationIr::NumericInt(..)
-            | OperationIr::Bool(_)
             | OperationIr::Int(_)
             | OperationIr::Custom(_)
             | OperationIr::Distributed(_) => unsupported(),

@@ -1,9 +1,9 @@
 //! Operations that pick, move or make elements.
 
-use burn::backend::ir::{BaseOperationIr, CatOpIr, ShapeOpIr, SliceOpIr, TensorIr};
+use burn::backend::ir::{BaseOperationIr, CatOpIr, RepeatDimOpIr, SelectOpIr, ShapeOpIr, SliceOpIr, TensorIr};
 use ndarray::{ArrayD, IxDyn};
 
-use super::{Lowered, Lowering, ints, unsupported, unsupported_because};
+use super::{Lowered, Lowering, elementwise, ints, unsupported, unsupported_because};
 use crate::graph::{Attribute, Dim, Node};
 
 pub(super) fn lower(lowering: &mut Lowering<'_>, op: &BaseOperationIr, module: Option<String>) -> Lowered {
@@ -18,7 +18,13 @@ pub(super) fn lower(lowering: &mut Lowering<'_>, op: &BaseOperationIr, module: O
         Op::Permute(op) => transpose(lowering, &op.input, &op.out, &op.axes, module),
         Op::Slice(op) => slice(lowering, op, module),
         Op::Expand(op) => expand(lowering, op, module),
+        Op::RepeatDim(op) => repeat(lowering, op, module),
         Op::Cat(op) => concat(lowering, op),
+        Op::Select(op) => select(lowering, op, module),
+        Op::Equal(op) => elementwise::comparison(lowering, "Equal", op),
+        Op::EqualElem(op) => elementwise::scalar(lowering, "Equal", op),
+        Op::MaskWhere(op) => elementwise::mask_where(lowering, op),
+        Op::MaskFill(op) => elementwise::mask_fill(lowering, op),
         Op::Cast(op) if op.input.dtype == op.out.dtype => {
             let value = lowering.input(&op.input)?;
             lowering.alias(&op.out, value);
@@ -110,6 +116,28 @@ fn expand(lowering: &mut Lowering<'_>, op: &ShapeOpIr, module: Option<String>) -
     let target = lowering.graph.add_ints(target);
     let output = lowering.output(&op.out);
     lowering.push(Node::new("Expand", [input, target], output).within(module));
+    Ok(())
+}
+
+fn repeat(lowering: &mut Lowering<'_>, op: &RepeatDimOpIr, module: Option<String>) -> Lowered {
+    let input = lowering.input(&op.tensor)?;
+    let mut repeats = vec![1; op.tensor.shape.len()];
+    repeats[op.dim] = op.times as i64;
+    let repeats = lowering.graph.add_ints(repeats);
+    let output = lowering.output(&op.out);
+    lowering.push(Node::new("Tile", [input, repeats], output).within(module));
+    Ok(())
+}
+
+/// Entries along an axis, by constant indices.
+fn select(lowering: &mut Lowering<'_>, op: &SelectOpIr, module: Option<String>) -> Lowered {
+    let (input, indices) = (lowering.input(&op.tensor)?, lowering.input(&op.indices)?);
+    if matches!(lowering.graph.dims(input).get(op.dim), Some(Dim::Batch(_))) {
+        return unsupported_because("a selection from the batch");
+    }
+    let output = lowering.output(&op.out);
+    let node = Node::new("Gather", [input, indices], output).with("axis", Attribute::Int(op.dim as i64));
+    lowering.push(node.within(module));
     Ok(())
 }
 

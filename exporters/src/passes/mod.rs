@@ -1,6 +1,7 @@
 //! Clean-ups of a lowered graph, each a function of its own.
 
 mod dead_nodes;
+mod elu;
 mod fold_batch_norm;
 mod fold_constants;
 mod fold_padding;
@@ -12,6 +13,7 @@ mod no_ops;
 mod repeated_nodes;
 
 pub(crate) use dead_nodes::drop_dead_nodes;
+pub(crate) use elu::form_elu;
 pub(crate) use fold_batch_norm::fold_batch_norm;
 pub(crate) use fold_constants::fold_constants;
 pub(crate) use fold_padding::fold_padding;
@@ -35,6 +37,7 @@ pub(crate) fn clean(graph: &mut Graph) {
     fold_padding(graph);
     form_global_pool(graph);
     form_hard_swish(graph);
+    form_elu(graph);
     drop_no_ops(graph);
     drop_dead_nodes(graph);
 }

@@ -1,23 +1,31 @@
-//! What several test files share: exporting a model, and comparing the file with Burn.
+//! What tests of exported files share: the runtimes and the Python tools at hand.
 //!
-//! Where ONNX Runtime's library is missing, its half is skipped, and where Python lacks `onnx` and `onnxslim`, what
-//! needs them; `REQUIRE_ONNX_RUNTIME=1` and `REQUIRE_ONNX_TOOLS=1` make that a failure. With `EXPORT_TEST_DIR` set, the files are kept there,
-//! for `tests/python/check_onnx.py`.
+//! Where ONNX Runtime's library is missing, its half of a test is skipped, and where Python lacks `onnx` and `onnxslim`,
+//! the check that needs them; `REQUIRE_ONNX_RUNTIME=1` and `REQUIRE_ONNX_TOOLS=1` make that a failure.
 
 // Every test binary uses a part of these.
 #![allow(dead_code)]
 
+use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use burn::module::Module;
+use burn::module::{Module, Param, RunningState};
+use burn::nn::conv::Conv2dConfig;
+use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{Device, Distribution, Tensor};
 use exporters::runtime::{self, RuntimeKind};
-use exporters::{OnnxExporter, OnnxModel, reference, verify};
+use exporters::{OnnxExporter, OnnxModel, VerifyReport, reference, verify};
 
+/// The largest difference between a file in a runtime and Burn, as a part of the largest output.
 pub const TOLERANCE: f32 = 1e-4;
 
+fn is_required(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| value == "1")
+}
+
+/// The runtimes at hand.
 pub fn runtimes() -> Vec<RuntimeKind> {
     if is_required("REQUIRE_ONNX_RUNTIME") {
         runtime::require(RuntimeKind::OnnxRuntime).expect("REQUIRE_ONNX_RUNTIME is set");
@@ -25,57 +33,8 @@ pub fn runtimes() -> Vec<RuntimeKind> {
     runtime::available()
 }
 
-pub fn normal<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::default())
-}
-
-/// Where a file goes, and what keeps that folder.
-pub fn place(name: &str) -> (PathBuf, Option<tempfile::TempDir>) {
-    match std::env::var_os("EXPORT_TEST_DIR") {
-        Some(folder) => (PathBuf::from(folder).join(format!("{name}.onnx")), None),
-        None => {
-            let folder = tempfile::tempdir().expect("a temporary folder");
-            (folder.path().join(format!("{name}.onnx")), Some(folder))
-        }
-    }
-}
-
-/// Exports, runs at batch 1 and 7, and compares with Burn.
-pub fn check<const D: usize, const O: usize, M: Module>(
-    name: &str,
-    model: &M,
-    input: [usize; D],
-    forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
-) -> OnnxModel {
-    let onnx = OnnxExporter::new(input).export(model, &forward).expect("exports");
-    let (path, _folder) = place(name);
-    onnx.save(&path).expect("writes");
-    assert_agrees(&path, model, input, TOLERANCE, &forward);
-    onnx
-}
-
-/// Holds that a file and the model, at batch 1 and 7, differ by no more than a share of the largest output, in every
-/// runtime.
-pub fn assert_agrees<const D: usize, const O: usize, M: Module>(
-    path: &Path,
-    model: &M,
-    input: [usize; D],
-    tolerance: f32,
-    forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
-) {
-    let references = [1, 7].map(|batch| {
-        let mut shape = input;
-        shape[0] = batch;
-        let images = normal(shape);
-        reference(images.clone(), forward(model, images))
-    });
-    let report = verify(path, &references, &runtimes(), tolerance);
-    assert!(report.passed(), "{}: {report:#?}", path.display());
-    assert_eq!(report.entries.len(), 2 * runtimes().len());
-}
-
-/// What `tests/python/check_onnx.py` says of files, one line of JSON each, but for operators that are allowed; nothing, if
-/// Python lacks what it needs.
+/// What `python/check_onnx.py` says of files, one line of JSON each, but for the operators that are named; nothing, if the
+/// tools are missing.
 pub fn check_with_tools(files: &[PathBuf], allowed: &[&str]) -> Option<Vec<String>> {
     let python = |arguments: &[&OsStr]| Command::new("python3").args(arguments).output();
     let tools = python(&["-c".as_ref(), "import onnx, onnxslim".as_ref()]);
@@ -96,6 +55,95 @@ pub fn check_with_tools(files: &[PathBuf], allowed: &[&str]) -> Option<Vec<Strin
     Some(text.lines().map(str::to_string).collect())
 }
 
-fn is_required(variable: &str) -> bool {
-    std::env::var_os(variable).is_some_and(|value| value == "1")
+pub fn normal<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::default())
+}
+
+/// A file against Burn, at batch 1 and 7, to the [`TOLERANCE`].
+pub fn compare<const D: usize, const O: usize, M: Module>(
+    path: &Path,
+    model: &M,
+    input: [usize; D],
+    forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
+) -> VerifyReport {
+    compare_within(TOLERANCE, path, model, input, forward)
+}
+
+/// A file against Burn, at batch 1 and 7, to a tolerance.
+pub fn compare_within<const D: usize, const O: usize, M: Module>(
+    tolerance: f32,
+    path: &Path,
+    model: &M,
+    input: [usize; D],
+    forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
+) -> VerifyReport {
+    let references = [1, 7].map(|batch| {
+        let mut shape = input;
+        shape[0] = batch;
+        let images = normal(shape);
+        reference(images.clone(), forward(model, images))
+    });
+    verify(path, &references, &runtimes(), tolerance)
+}
+
+/// The files that a test exports.
+pub struct Files {
+    folder: tempfile::TempDir,
+    paths: Vec<PathBuf>,
+}
+
+impl Files {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder"), paths: vec![] }
+    }
+
+    pub fn save(&mut self, name: &str, onnx: &OnnxModel) -> PathBuf {
+        let path = self.folder.path().join(format!("{name}.onnx"));
+        onnx.save(&path).expect("writes");
+        self.paths.push(path.clone());
+        path
+    }
+
+    /// Exports, runs, and compares with Burn.
+    pub fn check<const D: usize, const O: usize, M: Module>(
+        &mut self,
+        name: &str,
+        model: &M,
+        input: [usize; D],
+        forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
+    ) -> OnnxModel {
+        let onnx = OnnxExporter::new(input).export(model, &forward).expect("exports");
+        let report = compare(&self.save(name, &onnx), model, input, &forward);
+        assert!(report.passed(), "{name}: {report:#?}");
+        assert_eq!(report.entries.len(), 2 * runtimes().len());
+        onnx
+    }
+
+    /// A convolution, so that there is always something with parameters, and `then`.
+    pub fn after_conv<const O: usize>(&mut self, name: &str, then: impl Fn(Tensor<4>) -> Tensor<O>) -> OnnxModel {
+        let model = Conv2dConfig::new([2, 3], [1, 1]).init(&Device::default());
+        self.check(name, &model, [1, 2, 8, 6], |model, x| then(model.forward(x)))
+    }
+
+    /// What other people's tools say to all of them, but for the operators that are named.
+    pub fn check_with_tools(self, allowed: &[&str]) {
+        check_with_tools(&self.paths, allowed);
+    }
+}
+
+/// How many nodes of each operator a file has.
+pub fn operators(onnx: &OnnxModel) -> Vec<(&'static str, usize)> {
+    onnx.operators().iter().map(|(operator, count)| (*operator, *count)).collect()
+}
+
+/// A batch norm as it is after training.
+pub fn trained_norm(channels: usize) -> BatchNorm {
+    let device = Device::default();
+    let spread = |low, high| Tensor::<1>::random([channels], Distribution::Uniform(low, high), &device);
+    let mut norm = BatchNormConfig::new(channels).init(&device);
+    norm.gamma = Param::from_tensor(spread(-1.5, 1.5));
+    norm.beta = Param::from_tensor(spread(-0.5, 0.5));
+    norm.running_mean = RunningState::new(spread(-0.5, 0.5));
+    norm.running_var = RunningState::new(spread(0.2, 2.0));
+    norm
 }
