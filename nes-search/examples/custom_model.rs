@@ -120,7 +120,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::temp_dir().join("custom_model.onnx");
     let exporter = OnnxExporter::new([2, 1, 28, 28]).with_symbolic_batch(true);
     exporter.export(&trained.model, |model: &Net, images| model.forward(images))?.save(&path)?;
-    let images = batch(&evaluation, &[0, 1, 2, 3, 4], normalize, &Device::default())?.images;
+    let images = batch(&evaluation, &[0, 1, 2, 3, 4], normalize, None, &Device::default())?.images;
     let expected = trained.model.forward(images.clone());
     let report = verify(&path, &[reference(images, expected)], &available(), 1e-4);
     println!("{}: {}", path.display(), if report.passed() { "verified" } else { "does not agree with Burn" });

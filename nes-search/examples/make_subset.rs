@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [input, output] = arguments.as_slice() else {
         return Err("expected two arguments: INPUT OUTPUT".into());
     };
-    let data = ImageData::from_idx_dir(input)?;
+    let data = ImageData::open(input, None)?;
     let (_, train) = data.train.split_per_class(TRAIN_PER_CLASS, SEED)?;
     let (_, test) = data.test.split_per_class(TEST_PER_CLASS, SEED)?;
     write(output, "train", &train)?;
@@ -28,7 +28,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn write(directory: &Path, split: &str, set: &ImageSet) -> Result<(), Box<dyn Error>> {
     let [count, _, height, width] = set.shape();
-    let pixels = (0..count).map(|position| set.pixels(position)).collect::<Result<Vec<_>, _>>()?.concat();
+    let mut pixels = Vec::with_capacity(count * height * width);
+    for position in 0..count {
+        pixels.extend_from_slice(&set.pixels(position)?);
+    }
     let labels = (0..count).map(|position| u8::try_from(set.label(position))).collect::<Result<Vec<_>, _>>()?;
     let images = idx::IdxImages { count, height, width, pixels };
     idx::write_images(&directory.join(format!("{split}-images-idx3-ubyte.gz")), &images)?;

@@ -22,7 +22,8 @@ pub struct Config {
     /// The directory of a data set; the embedded images, if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
-    /// Height and width that images of folders are scaled to, in pixels; 224, if there is none.
+    /// Height and width that images in folders are scaled to, in pixels; [`IMAGE_SIZE`](crate::data::IMAGE_SIZE), if there
+    /// is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_size: Option<usize>,
     /// What the found network may cost.
@@ -106,10 +107,10 @@ impl Config {
     /// # Errors
     /// Naming the first field that is out of its range, and the range.
     pub fn check(&self) -> Result<(), SettingsError> {
+        check("image_size", self.image_size.unwrap_or(1), 1..=8192)?;
         check("seeds", self.seeds, 1..=1000)?;
         // TOML has no larger integers.
         check("seed", self.seed, 0..=i64::MAX as u64 - 1000)?;
-        check("image_size", self.image_size.unwrap_or(1), 1..=4096)?;
         check("threads", self.threads.unwrap_or(1), 1..=1024)?;
         check("evaluation_per_class", self.evaluation_per_class, 1..=1_000_000)?;
         self.search.check()?;
@@ -253,10 +254,13 @@ fn comment(name: &str) -> Option<&'static str> {
     let text = match name {
         "backbone" => "The network whose dimensions are searched; `nes-search inspect NAME` shows them.",
         "data" => {
-            "Directory of an MNIST-like set, of CIFAR-10 or CIFAR-100, or with folders of images; without it, the embedded \
-             images."
+            "Directory of a data set: IDX files, CIFAR-10 or CIFAR-100 binary files, or folders of images \
+             (train/CLASS/*.jpg); without it, the embedded images."
         }
-        "image_size" => "Height and width that images of folders are scaled to, in pixels; without it, 224.",
+        "image_size" => {
+            "Pixels that images in folders are scaled to, in height and width; without it, 224. In evaluation the shorter \
+             side is scaled to 1 / 0.875 of it, and the centre cut out."
+        }
         "budget" => "A fraction of the backbone's MACs (\"0.1\"), or MACs (\"250k\", \"2.5M\").",
         "seed" => "Seed of the search and of the first training.",
         "seeds" => "Trainings of each network, under consecutive seeds.",
@@ -311,8 +315,10 @@ fn comment(name: &str) -> Option<&'static str> {
             "gradient_norm" => "Largest norm of one parameter's gradient; a longer one is scaled down to it.",
             "label_smoothing" => "Label smoothing.",
             "augment.flip" => "Whether half of the images are mirrored left to right.",
-            "augment.shift" => "Largest shift in each direction, in pixels.",
-            "augment.random_resized_crop" => "Whether random parts are scaled to the size, for folders of images only.",
+            "augment.shift" => "Largest shift in each direction, in pixels; 0 with random_resized_crop.",
+            "augment.random_resized_crop" => {
+                "Whether a random window (0.08 to 1 of the area, aspect 3/4 to 4/3) is scaled to the training size."
+            }
             _ => return None,
         },
     };
@@ -328,7 +334,12 @@ mod tests {
     #[test]
     fn presets_are_in_range_and_survive_their_own_text() {
         for preset in PRESETS {
-            let config = Config { data: Some("some/where".into()), threads: Some(3), ..Config::preset(preset) };
+            let config = Config {
+                data: Some("some/where".into()),
+                image_size: Some(96),
+                threads: Some(3),
+                ..Config::preset(preset)
+            };
             config.check().unwrap();
             let text = config.to_toml();
             for base in PRESETS {
@@ -340,7 +351,12 @@ mod tests {
     #[test]
     fn every_field_is_explained() {
         for preset in PRESETS {
-            let config = Config { data: Some("some/where".into()), threads: Some(3), ..Config::preset(preset) };
+            let config = Config {
+                data: Some("some/where".into()),
+                image_size: Some(96),
+                threads: Some(3),
+                ..Config::preset(preset)
+            };
             let text = config.to_toml();
             let lines: Vec<&str> = text.lines().collect();
             for pair in lines.windows(2).filter(|pair| !pair[1].is_empty() && !pair[1].starts_with('#')) {
@@ -376,6 +392,11 @@ mod tests {
             ("[search]\nsigm = 1.0", ["unknown field `sigm`", "sigma_floor"]),
             ("colour = 1", ["unknown field `colour`", "budget"]),
             ("[search]\nsigma = -1.0", ["search.sigma", "0.001 to 1000, found -1"]),
+            (
+                "[train.sgd.augment]\nrandom_resized_crop = true",
+                ["train.sgd.augment.shift: expected 0 with random_resized_crop", "found 1"],
+            ),
+            ("image_size = 0", ["image_size", "1 to 8192, found 0"]),
             ("[train]\nepochs = 0", ["train.epochs", "1 to 1000000, found 0"]),
             ("[train]\nepochs = -3", ["invalid value: integer `-3`", "epochs"]),
             ("[train]\nepochs = \"many\"", ["invalid type: string \"many\"", "epochs"]),

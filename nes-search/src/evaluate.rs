@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use elastic_layers::Backbone;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Batch, DataError, ImageSet, Normalization, batch, batches};
+use crate::data::{Batch, DataError, Feed, ImageSet, Normalization, Plan, batches};
 
 /// How well a network does on a set.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub fn batch_loss<M: Backbone>(model: &M, batch: Batch) -> f64 {
 /// Evaluates a network that is not in training on all images of a set.
 ///
 /// # Errors
-/// If an image cannot be read.
+/// If an image file cannot be read or decoded.
 pub fn evaluate<M: Backbone>(
     model: &M,
     set: &ImageSet,
@@ -34,13 +34,15 @@ pub fn evaluate<M: Backbone>(
     device: &Device,
 ) -> Result<Evaluation, DataError> {
     let (mut loss, mut correct) = (0.0, 0.0);
-    for indices in batches(set, batch_size) {
-        let Batch { images, labels } = batch(set, &indices, normalization, device)?;
+    let plans = batches(set, batch_size).map(|indices| Plan::new(&indices, None));
+    for batch in Feed::new(set, plans, normalization, device) {
+        let Batch { images, labels } = batch?;
+        let count = labels.dims()[0] as f64;
         let logits = model.forward(images);
         let cross_entropy = CrossEntropyLossConfig::new().init(device);
         let hits = logits.clone().argmax(1).flatten::<1>(0, 1).equal(labels.clone()).int().sum();
         correct += hits.into_scalar::<i64>() as f64;
-        loss += f64::from(cross_entropy.forward(logits, labels).into_scalar::<f32>()) * indices.len() as f64;
+        loss += f64::from(cross_entropy.forward(logits, labels).into_scalar::<f32>()) * count;
     }
     Ok(Evaluation { loss: loss / set.len() as f64, accuracy: correct / set.len() as f64 })
 }

@@ -17,7 +17,7 @@ use burn::tensor::{Device, Tensor};
 use elastic_layers::{Backbone, recalibrate};
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Augment, Batch, DataError, EpochSampler, Feed, ImageSet, Normalization, batch};
+use crate::data::{Augment, Batch, DataError, EpochSampler, Feed, ImageSet, Normalization, Plan};
 use crate::observer::{Observer, Progress};
 use crate::rng::{Stream, derived_seed, stream};
 use crate::settings::{SettingsError, check};
@@ -54,7 +54,12 @@ impl SgdSettings {
         check(format!("{table}.weight_decay"), self.weight_decay, 0.0..=1.0)?;
         check(format!("{table}.gradient_norm"), self.gradient_norm, 1e-6..=1e9)?;
         check(format!("{table}.label_smoothing"), self.label_smoothing, 0.0..=0.9)?;
-        check(format!("{table}.augment.shift"), self.augment.shift, 0..=1024)
+        check(format!("{table}.augment.shift"), self.augment.shift, 0..=1024)?;
+        if self.augment.random_resized_crop && self.augment.shift > 0 {
+            let expected = "0 with random_resized_crop, which moves images itself";
+            return Err(SettingsError::new(format!("{table}.augment.shift"), expected, self.augment.shift));
+        }
+        Ok(())
     }
 
     pub(crate) fn optimizer(&self) -> ModuleOptimizer {
@@ -139,7 +144,7 @@ pub struct Trained<M> {
 /// Trains a network from scratch; nothing, if interrupted. The same seed gives the same weights.
 ///
 /// # Errors
-/// If an image cannot be read.
+/// If an image file cannot be read or decoded.
 ///
 /// # Panics
 /// If a learning rate is outside (0, 1], or the set is empty.
@@ -161,15 +166,15 @@ pub fn train<M: Backbone>(
     let mut schedule = settings.sgd.schedule(steps);
     let mut order = EpochSampler::new(set.len(), derived_seed(seed, Stream::TrainingOrder));
     let mut augmentation = stream(seed, Stream::Augmentation);
-    let mut feed = Feed::default();
+    let plans = (0..steps).map(|_| Plan::next(&mut order, batch_size, &settings.sgd.augment, &mut augmentation));
+    let feed = Feed::new(set, plans, normalization, &device);
     let mut average = WeightAverage::new(&model, settings.average_decay);
     let mut recent = 0.0;
-    for step in 0..steps {
+    for (step, data) in feed.enumerate() {
         if observer.interrupted() {
             return Ok(None);
         }
-        let streams = (&mut order, &mut augmentation);
-        let data = feed.next(set, streams, batch_size, normalization, &settings.sgd.augment, &device)?;
+        let data = data?;
         let learning_rate = schedule.step();
         let (stepped, loss) = settings.sgd.step(&model.clone(), model, &mut optimizer, learning_rate.base(), data);
         model = stepped;
@@ -180,9 +185,14 @@ pub fn train<M: Backbone>(
     }
     let plain = device.without_autodiff();
     let averaged = average.apply(model.valid());
-    let calibration = calibration_batches(set, normalization, settings, seed, &plain)?;
-    let model = recalibrate(&averaged, calibration, |model, images| drop(model.forward(images)));
-    Ok(Some(Trained { model, loss: recent, images: (steps * batch_size) as u64 }))
+    let mut error = None;
+    let calibration = calibration_batches(set, normalization, settings, seed, &plain)
+        .map_while(|batch| batch.map_err(|failure| error = Some(failure)).ok());
+    let model = recalibrate(&averaged, calibration, |model, batch| drop(model.forward(batch.images)));
+    match error {
+        Some(error) => Err(error),
+        None => Ok(Some(Trained { model, loss: recent, images: (steps * batch_size) as u64 })),
+    }
 }
 
 /// Training images, not augmented, for batch-norm statistics.
@@ -192,13 +202,11 @@ fn calibration_batches(
     settings: &TrainSettings,
     seed: u64,
     device: &Device,
-) -> Result<Vec<Tensor<4>>, DataError> {
+) -> impl Iterator<Item = Result<Batch, DataError>> + use<> {
     let mut order = EpochSampler::new(set.len(), derived_seed(seed, Stream::EvaluationOrder));
     let batch_size = settings.sgd.batch_size.max(128).min(set.len());
-    let images = |batch: Batch| batch.images;
-    (0..settings.recalibration_batches)
-        .map(|_| batch(set, order.next_batch(batch_size), normalization, device).map(images))
-        .collect()
+    let plans = (0..settings.recalibration_batches).map(move |_| Plan::new(order.next_batch(batch_size), None));
+    Feed::new(set, plans, normalization, device)
 }
 
 /// A running average of weights, which takes out the noise of the last steps.

@@ -45,7 +45,7 @@ impl<M: Backbone + 'static> Trainer<'_, M> {
     /// interrupted. A network comes out the same on any list of devices of one kind.
     ///
     /// # Errors
-    /// The first of `done`, or if a network cannot be built or an image not be read; others are then stopped.
+    /// The first of `done`, or if a network cannot be built or an image file be read; others are then stopped.
     ///
     /// # Panics
     /// As [`train`].

@@ -155,7 +155,8 @@ fn check_runtimes(out: &Path) {
     for size in [1, 7] {
         let references: Vec<_> = batches(&images, size)
             .map(|indices| {
-                let input = batch(&images, &indices, &normalization, &Device::default()).expect("in memory").images;
+                let input =
+                    batch(&images, &indices, &normalization, None, &Device::default()).expect("in memory").images;
                 reference(input.clone(), network.forward(input))
             })
             .collect();

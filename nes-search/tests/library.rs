@@ -104,7 +104,7 @@ fn settings() -> TrainSettings {
             weight_decay: 1e-4,
             gradient_norm: 1.0,
             label_smoothing: 0.1,
-            augment: Augment { flip: true, shift: 1, ..Augment::default() },
+            augment: Augment { flip: true, shift: 1, random_resized_crop: false },
         },
         average_decay: 0.9,
         recalibration_batches: 2,

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use elastic_layers::{Architecture, ArchitectureFile, Backbone, Macs, SearchSpace};
 use exporters::runtime::available;
 use exporters::{OnnxExporter, reference, verify};
-use nes_search::data::{DataError, ImageData, ImageSet, Normalization, batch, batches};
+use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
 use nes_search::search::{SearchCost, Trial};
 use nes_search::{AnyBackbone, Blueprint, Config, Found, Observer, Projection, Search, Task};
 use serde::{Deserialize, Serialize};
@@ -54,12 +54,9 @@ impl Job {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("threads")?;
         }
         let data = match &config.data {
-            Some(directory) => ImageData::from_dir(directory, config.image_size)?,
-            None => ImageData::embedded(),
+            Some(directory) => ImageData::open(directory, config.image_size)?,
+            None => ImageData::embedded().of_size(config.image_size)?,
         };
-        for augment in [&config.search.sgd.augment, &config.train.sgd.augment] {
-            augment.check(&data.train)?;
-        }
         let [_, channels, height, width] = data.train.shape();
         let (train, evaluation) = data.train.split_per_class(config.evaluation_per_class, config.seed)?;
         let (backbone, classes, image) = (config.backbone, data.class_names.len(), [channels, height, width]);
@@ -141,14 +138,14 @@ impl Job {
             .export(network, forward)?;
         model.save(path)?;
         let sizes = [1, 7];
-        let references: Vec<_> = sizes
+        let references = sizes
             .iter()
             .flat_map(|&size| batches(&self.evaluation, size).take(21 / size))
             .map(|indices| {
-                let images = batch(&self.evaluation, &indices, &self.normalization, &self.devices[0])?.images;
+                let images = batch(&self.evaluation, &indices, &self.normalization, None, &self.devices[0])?.images;
                 Ok(reference(images.clone(), network.forward(images)))
             })
-            .collect::<Result<_, DataError>>()?;
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let report = verify(path, &references, &available(), TOLERANCE);
         match report.entries.iter().find(|entry| !entry.passed) {
             None => Ok(()),

@@ -20,10 +20,10 @@ pub struct ConfigOptions {
     #[arg(long, value_enum, value_name = "NAME")]
     backbone: Option<BackboneName>,
     /// A data set instead of the embedded images: the IDX files of an MNIST-like set, the binary files of CIFAR-10 or
-    /// CIFAR-100, or train/CLASS/ and val/CLASS/ with JPEG or PNG images.
+    /// CIFAR-100, or folders of JPEG and PNG images (train/CLASS/*.jpg, and val or test).
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Height and width that images of folders are scaled to, in pixels; by default 224.
+    /// Pixels that images in folders are scaled to, in height and width; by default 224.
     #[arg(long, value_name = "N")]
     image_size: Option<usize>,
     /// What the found network may cost: a fraction of the backbone's MACs (0.1), or MACs (250k, 2.5M).
@@ -54,8 +54,8 @@ impl ConfigOptions {
             // A run may be resumed from another working directory.
             *data = fs::canonicalize(&*data).with_context(|| data.display().to_string())?;
         }
-        config.image_size = self.image_size.or(config.image_size);
         config.backbone = self.backbone.unwrap_or(config.backbone);
+        config.image_size = self.image_size.or(config.image_size);
         config.budget = self.budget.unwrap_or(config.budget);
         config.seed = self.seed.unwrap_or(config.seed);
         config.seeds = self.seeds.unwrap_or(config.seeds);

@@ -25,7 +25,7 @@ use super::training::{Network, TrainingFile};
 Examples:
   nes-search run                               the embedded images, a tenth of the backbone's MACs
   nes-search run --budget 250k --seeds 5       another budget; each network trained five times
-  nes-search run --data DIR --out runs/mine    the four IDX files of an MNIST-like set
+  nes-search run --data DIR --out runs/mine    IDX files, CIFAR or folders of images
   nes-search run --resume runs/mine            goes on where it was interrupted")]
 pub struct Run {
     #[command(flatten)]
@@ -78,7 +78,7 @@ pub struct Place {
     #[arg(
         long,
         value_name = "DIR",
-        conflicts_with_all = ["out", "overwrite", "preset", "config", "backbone", "data", "budget", "seed", "seeds", "threads"]
+        conflicts_with_all = ["out", "overwrite", "preset", "config", "backbone", "data", "image_size", "budget", "seed", "seeds", "threads"]
     )]
     resume: Option<PathBuf>,
     #[command(flatten)]

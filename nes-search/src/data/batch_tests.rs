@@ -20,6 +20,17 @@ fn rng() -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(3)
 }
 
+/// The pixels of a batch.
+fn gather(
+    set: &ImageSet,
+    indices: &[usize],
+    normalization: &Normalization,
+    augment: Option<(&Augment, &mut ChaCha8Rng)>,
+) -> Vec<f32> {
+    let batch = batch(set, indices, normalization, augment, &Device::default()).expect("in memory");
+    batch.images.into_data().try_to_vec().expect("f32")
+}
+
 /// One pixel by its definition: shifted, then flipped, then read or black, then normalised.
 fn naive(
     set: &ImageSet,
@@ -53,28 +64,14 @@ fn naive_image(set: &ImageSet, index: usize, normalization: &Normalization, chan
     image
 }
 
-/// The pixels of a batch, changed as an augmentation draws.
-fn augmented(
-    set: &ImageSet,
-    indices: &[usize],
-    normalization: &Normalization,
-    augment: Option<(&Augment, &mut ChaCha8Rng)>,
-) -> Vec<f32> {
-    let changes = match augment {
-        Some((augment, rng)) => indices.iter().map(|_| augment.draw(rng)).collect(),
-        None => vec![Change::NONE; indices.len()],
-    };
-    gather(set, indices, &changes, normalization).expect("in memory")
-}
-
 #[test]
 fn a_batch_holds_the_images_and_labels_at_the_positions() {
     let (set, normalization) = (set([5, 3, 4, 6]), normalization(3));
     let part = set.subset(&[4, 1, 0]).expect("in range");
-    let batch = batch(&part, &[2, 0, 2], &normalization, &Device::default()).expect("in memory");
+    let batch = batch(&part, &[2, 0, 2], &normalization, None, &Device::default()).expect("in memory");
 
     assert_eq!(batch.images.dims(), [3, 3, 4, 6]);
-    let unchanged = Change::NONE;
+    let unchanged = Change::default();
     let expected: Vec<f32> =
         [0, 4, 0].iter().flat_map(|&index| naive_image(&set, index, &normalization, unchanged)).collect();
     assert_eq!(batch.images.into_data().try_to_vec::<f32>().expect("f32"), expected);
@@ -85,14 +82,14 @@ fn a_batch_holds_the_images_and_labels_at_the_positions() {
 fn augmentation_draws_for_each_image_and_switched_off_changes_nothing() {
     let (set, normalization) = (set([5, 1, 8, 8]), normalization(1));
     let indices = [3, 1, 4, 1];
-    let plain = augmented(&set, &indices, &normalization, None);
-    let off = Augment::default();
+    let plain = gather(&set, &indices, &normalization, None);
+    let off = Augment { flip: false, shift: 0, random_resized_crop: false };
     let mut untouched = rng();
-    assert_eq!(augmented(&set, &indices, &normalization, Some((&off, &mut untouched))), plain);
+    assert_eq!(gather(&set, &indices, &normalization, Some((&off, &mut untouched))), plain);
     assert_eq!(untouched, rng());
 
-    let augment = Augment { flip: true, shift: 2, ..Augment::default() };
-    let changed = augmented(&set, &indices, &normalization, Some((&augment, &mut rng())));
+    let augment = Augment { flip: true, shift: 2, random_resized_crop: false };
+    let changed = gather(&set, &indices, &normalization, Some((&augment, &mut rng())));
     let mut draws = rng();
     let expected: Vec<f32> =
         indices.iter().flat_map(|&index| naive_image(&set, index, &normalization, augment.draw(&mut draws))).collect();
@@ -102,7 +99,7 @@ fn augmentation_draws_for_each_image_and_switched_off_changes_nothing() {
 
 #[test]
 fn draws_are_uniform() {
-    let augment = Augment { flip: true, shift: 2, ..Augment::default() };
+    let augment = Augment { flip: true, shift: 2, random_resized_crop: false };
     let (mut rng, mut flips, mut places) = (rng(), 0, [[0; 5]; 5]);
     const DRAWS: i32 = 25_000;
     for _ in 0..DRAWS {
@@ -116,29 +113,47 @@ fn draws_are_uniform() {
 }
 
 #[test]
+fn random_resized_crops_are_drawn_last_and_flipped() {
+    let (set, normalization) = (set([4, 2, 9, 7]), normalization(2));
+    let augment = Augment { flip: true, shift: 0, random_resized_crop: true };
+    let found = gather(&set, &[2, 0, 1, 3], &normalization, Some((&augment, &mut rng())));
+    let mut draws = rng();
+    let mut expected = Vec::new();
+    for index in [2, 0, 1, 3] {
+        let flip = draws.random::<bool>();
+        let seed = draws.next_u64();
+        let cropped = set.view(index, Some(seed)).expect("in memory").into_owned();
+        assert_ne!(cropped, *set.pixels(index).expect("in memory"));
+        let cropped = ImageSet::new(cropped, [1, 2, 9, 7], vec![0], vec!["only".into()]).expect("a good set");
+        expected.extend(naive_image(&cropped, 0, &normalization, Change { flip, ..Change::default() }));
+    }
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn a_random_state_that_was_saved_gives_the_same_batch() {
     let (set, normalization) = (set([5, 1, 8, 8]), normalization(1));
-    let augment = Augment { flip: true, shift: 2, ..Augment::default() };
+    let augment = Augment { flip: true, shift: 2, random_resized_crop: false };
     let mut rng = rng();
-    augmented(&set, &[0, 1], &normalization, Some((&augment, &mut rng)));
+    gather(&set, &[0, 1], &normalization, Some((&augment, &mut rng)));
     let text = serde_json::to_string(&rng).expect("serialisable");
     let mut resumed: ChaCha8Rng = serde_json::from_str(&text).expect("valid");
     assert_eq!(
-        augmented(&set, &[2, 3], &normalization, Some((&augment, &mut rng))),
-        augmented(&set, &[2, 3], &normalization, Some((&augment, &mut resumed))),
+        gather(&set, &[2, 3], &normalization, Some((&augment, &mut rng))),
+        gather(&set, &[2, 3], &normalization, Some((&augment, &mut resumed))),
     );
 }
 
 #[test]
 #[should_panic(expected = "batch: expected a normalization of 1 channels, got one of 3")]
 fn a_normalization_of_other_channels_is_refused() {
-    let _ = batch(&set([2, 1, 4, 4]), &[0], &normalization(3), &Device::default());
+    batch(&set([2, 1, 4, 4]), &[0], &normalization(3), None, &Device::default()).expect("in memory");
 }
 
 #[test]
 #[should_panic(expected = "batch: expected at least 1 index, got 0")]
 fn an_empty_batch_is_refused() {
-    let _ = batch(&set([2, 1, 4, 4]), &[], &normalization(1), &Device::default());
+    batch(&set([2, 1, 4, 4]), &[], &normalization(1), None, &Device::default()).expect("in memory");
 }
 
 proptest! {
@@ -148,18 +163,11 @@ proptest! {
         flip: bool, top in -9isize..10, left in -9isize..10,
     ) {
         let (set, normalization) = (set([2, channels, height, width]), normalization(channels));
-        let change = Change { crop: Crop::Middle, flip, top, left };
+        let change = Change { flip, top, left, crop: None };
         let mut image = Vec::new();
         for (plane, table) in set.pixels(1).expect("in memory").chunks_exact(height * width).zip(&normalization.tables()) {
             push_changed(&mut image, plane, [height, width], table, change);
         }
         prop_assert_eq!(image, naive_image(&set, 1, &normalization, change));
     }
-}
-
-#[test]
-fn random_parts_of_images_in_memory_are_refused() {
-    let augment = Augment { random_resized_crop: true, ..Augment::default() };
-    assert!(matches!(augment.check(&set([1, 1, 2, 2])), Err(DataError::Crop)));
-    assert!(Augment::default().check(&set([1, 1, 2, 2])).is_ok());
 }

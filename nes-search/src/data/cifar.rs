@@ -1,89 +1,99 @@
-//! The binary files of CIFAR-10 and CIFAR-100.
-//!
-//! A file is a row of records: one byte for the class (in CIFAR-100, one for its group before that, which is not used), and
-//! 3,072 for the red, green and blue of 32x32 pixels.
+//! CIFAR-10 and CIFAR-100 in their binary form: records of one or two label bytes and 3 x 32 x 32 pixels, with nothing
+//! before, between or after them; see <https://www.cs.toronto.edu/~kriz/cifar.html>.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use super::dataset::read_class_names;
+use super::image_data::read_class_names;
 use super::{DataError, ImageData, ImageSet};
 
-const IMAGE: [usize; 3] = [3, 32, 32];
+const IMAGE_SHAPE: [usize; 3] = [3, 32, 32];
+const PIXELS: usize = 3 * 32 * 32;
 
-/// How one of the two sets is stored.
-struct Format {
+/// What the files of a set are called, and what is in them.
+pub(super) struct Layout {
     train: &'static [&'static str],
     test: &'static str,
     class_names: &'static str,
-    classes: usize,
-    /// Bytes before the image, of which the last is the class.
-    labels: usize,
+    /// Bytes before the pixels of a record, of which the last is the label. In CIFAR-100 the first is a coarser label.
+    label_bytes: usize,
 }
 
-/// CIFAR-10: `data_batch_1.bin` to `data_batch_5.bin`, `test_batch.bin`, and if it is there `batches.meta.txt`.
-pub(super) fn read_10(directory: &Path) -> Result<ImageData, DataError> {
-    let train = &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
-    Format { train, test: "test_batch.bin", class_names: "batches.meta.txt", classes: 10, labels: 1 }.read(directory)
-}
+pub(super) const CIFAR_10: Layout = Layout {
+    train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
+    test: "test_batch.bin",
+    class_names: "batches.meta.txt",
+    label_bytes: 1,
+};
 
-/// CIFAR-100: `train.bin`, `test.bin`, and if it is there `fine_label_names.txt`.
-pub(super) fn read_100(directory: &Path) -> Result<ImageData, DataError> {
-    let train = &["train.bin"];
-    Format { train, test: "test.bin", class_names: "fine_label_names.txt", classes: 100, labels: 2 }.read(directory)
-}
+pub(super) const CIFAR_100: Layout =
+    Layout { train: &["train.bin"], test: "test.bin", class_names: "fine_label_names.txt", label_bytes: 2 };
 
-impl Format {
-    fn read(&self, directory: &Path) -> Result<ImageData, DataError> {
-        let class_names = read_class_names(&directory.join(self.class_names))?;
-        let class_names =
-            class_names.unwrap_or_else(|| (0..self.classes).map(|class| class.to_string()).collect::<Vec<_>>());
-        let set = |files: &[&str]| {
-            let (mut pixels, mut labels) = (Vec::new(), Vec::new());
-            for file in files {
-                self.append(&directory.join(file), class_names.len(), &mut pixels, &mut labels)?;
-            }
-            let [channels, height, width] = IMAGE;
-            ImageSet::new(pixels, [labels.len(), channels, height, width], labels, class_names.clone())
-        };
-        Ok(ImageData { train: set(self.train)?, test: set(&[self.test])?, class_names: class_names.clone() })
+impl Layout {
+    /// All files of the set.
+    pub(super) fn files(&self) -> impl Iterator<Item = &'static str> {
+        self.train.iter().copied().chain([self.test, self.class_names])
     }
 
-    /// Appends the records of a file.
+    /// Reads the set of a directory.
+    pub(super) fn read(&self, directory: &Path) -> Result<ImageData, DataError> {
+        let class_names = read_class_names(&directory.join(self.class_names))?;
+        let class_names = class_names.ok_or_else(|| missing(directory, self.class_names))?;
+        let train = self.read_split(directory, self.train, &class_names)?;
+        let test = self.read_split(directory, &[self.test], &class_names)?;
+        Ok(ImageData { train, test, class_names })
+    }
+
+    fn read_split(&self, directory: &Path, files: &[&str], class_names: &[String]) -> Result<ImageSet, DataError> {
+        let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+        for name in files {
+            let path = directory.join(name);
+            let bytes = match fs::read(&path) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Err(missing(directory, name)),
+                Err(source) => return Err(DataError::Read { path, source }),
+            };
+            self.append(&bytes, &path, class_names.len(), &mut pixels, &mut labels)?;
+        }
+        let [channels, height, width] = IMAGE_SHAPE;
+        ImageSet::new(pixels, [labels.len(), channels, height, width], labels, class_names.to_vec())
+    }
+
+    /// Appends the records of a file's content; `path` is what errors call it.
     fn append(
         &self,
+        bytes: &[u8],
         path: &Path,
         class_count: usize,
         pixels: &mut Vec<u8>,
         labels: &mut Vec<usize>,
     ) -> Result<(), DataError> {
-        let bytes = fs::read(path).map_err(|source| DataError::Read { path: path.into(), source })?;
-        let size = self.labels + IMAGE.iter().product::<usize>();
-        for (number, record) in bytes.chunks(size).enumerate() {
-            let offset = (number * size) as u64;
-            if record.len() < size {
-                return Err(DataError::Record { path: path.into(), offset, expected: size, found: record.len() });
+        let length = self.label_bytes + PIXELS;
+        if bytes.is_empty() {
+            let expected = format!("records of {length} bytes");
+            return Err(DataError::content_at(path, 0, expected, "the end of the file"));
+        }
+        for (image, record) in bytes.chunks(length).enumerate() {
+            if record.len() < length {
+                let expected = format!("{length} bytes of record {image}");
+                let found = format!("the end of the file after {}", record.len());
+                return Err(DataError::content_at(path, bytes.len() as u64, expected, found));
             }
-            let (head, image) = record.split_at(self.labels);
-            let found = usize::from(head[self.labels - 1]);
+            let found = usize::from(record[self.label_bytes - 1]);
             if found >= class_count {
-                let offset = offset + self.labels as u64 - 1;
-                return Err(DataError::FileLabelOutOfRange {
-                    path: path.into(),
-                    offset,
-                    image: number,
-                    class_count,
-                    found,
-                });
+                let (path, offset) = (path.to_owned(), (image * length + self.label_bytes - 1) as u64);
+                return Err(DataError::FileLabelOutOfRange { path, offset, image, class_count, found });
             }
             labels.push(found);
-            pixels.extend_from_slice(image);
-        }
-        if bytes.is_empty() {
-            return Err(DataError::Record { path: path.into(), offset: 0, expected: size, found: 0 });
+            pixels.extend_from_slice(&record[self.label_bytes..]);
         }
         Ok(())
     }
+}
+
+fn missing(directory: &Path, name: &str) -> DataError {
+    DataError::MissingFile { directory: directory.to_owned(), names: name.to_owned() }
 }
 
 #[cfg(test)]

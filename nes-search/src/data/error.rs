@@ -1,6 +1,6 @@
 //! What can be wrong with a data set.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::idx::IdxError;
 
@@ -12,6 +12,51 @@ pub enum DataError {
     #[error(transparent)]
     Idx(#[from] IdxError),
 
+    /// A file or a folder could not be read.
+    #[error("{}: cannot read", .path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// A file or a folder is not what it has to be.
+    #[error("{}: expected {expected}, found {found}", .path.display())]
+    Content {
+        /// The file or folder.
+        path: PathBuf,
+        /// What would be valid.
+        expected: String,
+        /// What there was.
+        found: String,
+    },
+
+    /// A file is not what it has to be, from some place on.
+    #[error("{}: byte {offset}: expected {expected}, found {found}", .path.display())]
+    ContentAt {
+        /// The file.
+        path: PathBuf,
+        /// The place, in bytes.
+        offset: u64,
+        /// What would be valid.
+        expected: String,
+        /// What there was.
+        found: String,
+    },
+
+    /// The images of a set are not of the size asked for.
+    #[error(
+        "image_size: expected {}x{}, as the images of this data set are, found {found}; only images in folders are scaled",
+        .expected[0], .expected[1]
+    )]
+    ImageSize {
+        /// Height and width of the images, in pixels.
+        expected: [usize; 2],
+        /// The size asked for, in pixels.
+        found: usize,
+    },
+
     /// A file of the set is not in the directory.
     #[error("{}: no such file in this directory: looked for {names}", .directory.display())]
     MissingFile {
@@ -20,90 +65,6 @@ pub enum DataError {
         /// The file names looked for.
         names: String,
     },
-
-    /// A directory that holds no data set.
-    #[error(
-        "{}: no data set that is known: looked for train-images-idx3-ubyte (MNIST-like), data_batch_1.bin (CIFAR-10), \
-         train.bin (CIFAR-100) and train/ (folders of images)",
-        .directory.display()
-    )]
-    UnknownFormat {
-        /// The directory searched.
-        directory: PathBuf,
-    },
-
-    /// Images that cannot have the size that was asked for.
-    #[error(
-        "{}: expected an image size of {}x{}, which is that of its images, found {found}",
-        .directory.display(), .expected[0], .expected[1]
-    )]
-    ImageSize {
-        /// The directory.
-        directory: PathBuf,
-        /// Height and width of the images, in pixels.
-        expected: [usize; 2],
-        /// The size asked for.
-        found: usize,
-    },
-
-    /// A file or folder could not be read.
-    #[error("{}: {source}", .path.display())]
-    Read {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-
-    /// A file that is no image, or a damaged one.
-    #[error("{}: expected a JPEG or PNG image of at most {limit} pixels in height and width, found: {found}", .path.display())]
-    Image {
-        /// The file.
-        path: PathBuf,
-        /// Largest height and width.
-        limit: u32,
-        /// What the decoder said.
-        found: String,
-    },
-
-    /// A file of records with a part of one.
-    #[error("{}: byte {offset}: expected a record of {expected} bytes, found {found}", .path.display())]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// Where the record begins, in bytes.
-        offset: u64,
-        /// Bytes of a record.
-        expected: usize,
-        /// Bytes that are left.
-        found: usize,
-    },
-
-    /// A folder of one split that the other lacks.
-    #[error("{}: expected the folders of {}, one for each class, found no folder {name:?}", .split.display(), .train.display())]
-    Classes {
-        /// The folder of the split.
-        split: PathBuf,
-        /// The folder of the training split.
-        train: PathBuf,
-        /// The class.
-        name: String,
-    },
-
-    /// A folder without images.
-    #[error("{}: expected {expected}, found none", .path.display())]
-    EmptyFolder {
-        /// The folder.
-        path: PathBuf,
-        /// What it should hold.
-        expected: &'static str,
-    },
-
-    /// An augmentation that the images cannot have.
-    #[error(
-        "augment.random_resized_crop: expected false, since these images are in memory and all of one size, found true"
-    )]
-    Crop,
 
     /// The file of class names could not be read as UTF-8 text.
     #[error("{}: cannot read the class names", .path.display())]
@@ -250,4 +211,14 @@ pub enum DataError {
         /// What there was.
         found: String,
     },
+}
+
+impl DataError {
+    pub(super) fn content(path: &Path, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::Content { path: path.to_owned(), expected: expected.into(), found: found.into() }
+    }
+
+    pub(super) fn content_at(path: &Path, offset: u64, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        Self::ContentAt { path: path.to_owned(), offset, expected: expected.into(), found: found.into() }
+    }
 }

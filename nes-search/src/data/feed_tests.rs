@@ -1,98 +1,130 @@
 use image::{Rgb, RgbImage};
 use rand::SeedableRng;
-use tempfile::TempDir;
+use rand_chacha::ChaCha8Rng;
 
+use super::super::{Augment, EpochSampler, ImageData, batch};
 use super::*;
 
-/// A set of files of different sizes.
-fn on_disk(count: usize) -> (TempDir, ImageSet) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let files = (0..count).map(|number| {
-        let path = folder.path().join(format!("{number}.png"));
-        let (width, height) = (20 + number as u32, 30 - number as u32);
-        RgbImage::from_fn(width, height, |x, y| Rgb([(x * 9) as u8, (y * 7) as u8, number as u8 * 11]))
-            .save(&path)
-            .expect("written");
-        (path, number % 2)
-    });
-    let set = ImageSet::of_files(files.collect(), 16, vec!["even".into(), "odd".into()]).expect("a set");
-    (folder, set)
-}
+const IMAGES: usize = 11;
 
-fn augment() -> Augment {
-    Augment { flip: true, shift: 1, random_resized_crop: true }
-}
-
-fn streams(set: &ImageSet) -> (EpochSampler, ChaCha8Rng) {
-    (EpochSampler::new(set.len(), 5), ChaCha8Rng::seed_from_u64(6))
-}
-
-fn next(feed: &mut Feed, set: &ImageSet, streams: &mut (EpochSampler, ChaCha8Rng)) -> (Vec<f32>, Vec<i64>) {
-    let normalization = Normalization::new(vec![0.5; 3], vec![0.25; 3]).expect("valid");
-    let device = Device::default();
-    let batch =
-        feed.next(set, (&mut streams.0, &mut streams.1), 3, &normalization, &augment(), &device).expect("images");
-    (
-        batch.images.into_data().try_to_vec().expect("floats"),
-        batch.labels.into_data().convert::<i64>().try_to_vec().expect("integers"),
-    )
-}
-
-#[test]
-fn a_feed_is_what_its_streams_say_however_it_is_interrupted() {
-    let (_folder, set) = on_disk(8);
-    // A feed for each batch guesses nothing.
-    let mut drawn = streams(&set);
-    let expected: Vec<_> = (0..12).map(|_| next(&mut Feed::default(), &set, &mut drawn)).collect();
-    assert_ne!(expected[0], expected[1]);
-
-    let (mut feed, mut whole) = (Feed::default(), streams(&set));
-    let (mut at, mut saved) = (Vec::new(), Vec::new());
-    for expected in &expected {
-        saved.push(serde_json::to_string(&whole).expect("serialisable"));
-        at.push(whole.clone());
-        assert_eq!(next(&mut feed, &set, &mut whole), *expected);
-        assert_eq!(feed.waiting.len(), AHEAD);
-    }
-    assert_eq!(whole, drawn, "the streams are those of what was handed out");
-    // From any state that was saved, and with a feed that guesses otherwise.
-    for (place, text) in saved.iter().enumerate().step_by(5) {
-        let mut resumed = serde_json::from_str(text).expect("valid");
-        for expected in &expected[place..] {
-            assert_eq!(next(&mut feed, &set, &mut resumed), *expected);
+/// Images of different sizes and colours, in two classes.
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    for (split, count) in [("train", IMAGES), ("val", 2)] {
+        for image in 0..count {
+            let folder = directory.path().join(split).join(["even", "odd"][image % 2]);
+            std::fs::create_dir_all(&folder).expect("made");
+            let [width, height] = [12 + image as u32 * 3, 30 - image as u32];
+            let picture =
+                RgbImage::from_fn(width, height, |x, y| Rgb([x, y, image as u32 * 20].map(|value| value as u8)));
+            picture.save(folder.join(format!("{image:02}.png"))).expect("written");
         }
     }
+    directory
+}
+
+fn bits(batch: Batch) -> (Vec<u32>, Vec<i64>) {
+    let images = batch.images.into_data().iter::<f32>().map(f32::to_bits).collect();
+    (images, batch.labels.into_data().iter::<i64>().collect())
+}
+
+fn normalization() -> Normalization {
+    Normalization::new(vec![0.5, 0.4, 0.3], vec![0.2, 0.3, 0.4]).expect("valid")
+}
+
+const AUGMENT: Augment = Augment { flip: true, shift: 0, random_resized_crop: true };
+
+fn state() -> (EpochSampler, ChaCha8Rng) {
+    (EpochSampler::new(IMAGES, 4), ChaCha8Rng::seed_from_u64(5))
+}
+
+fn feed(set: &ImageSet, batches: usize) -> Feed<impl Iterator<Item = Plan>> {
+    let (mut order, mut rng) = state();
+    let plans = (0..batches).map(move |_| Plan::next(&mut order, 4, &AUGMENT, &mut rng));
+    Feed::new(set, plans, &normalization(), &Device::default())
 }
 
 #[test]
-fn the_number_of_threads_changes_nothing() {
-    let (_folder, set) = on_disk(5);
-    let run = |threads: usize| {
-        let pool = ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-        pool.install(|| {
-            let (mut feed, mut streams) = (Feed::default(), streams(&set));
-            (0..5).map(|_| next(&mut feed, &set, &mut streams)).collect::<Vec<_>>()
+fn any_number_of_threads_gives_the_batches_that_are_made_one_by_one() {
+    let directory = directory();
+    let set = ImageData::open(directory.path(), Some(10)).expect("good").train;
+    let (mut order, mut rng) = state();
+    let expected: Vec<_> = (0..9)
+        .map(|_| {
+            let indices = order.next_batch(4).to_vec();
+            batch(&set, &indices, &normalization(), Some((&AUGMENT, &mut rng)), &Device::default()).expect("good")
         })
-    };
-    let one = run(1);
-    assert_eq!(one, run(2));
-    assert_eq!(one, run(5));
+        .map(bits)
+        .collect();
+    assert_ne!(expected[0], expected[1]);
+    for workers in [1, 2, 5] {
+        let found: Vec<_> = feed(&set, 9).with_workers(workers).map(|batch| bits(batch.expect("good"))).collect();
+        assert_eq!(found, expected, "{workers} threads");
+    }
 }
 
 #[test]
-fn a_damaged_file_is_an_error_of_the_batch_that_holds_it() {
-    let (folder, set) = on_disk(6);
-    std::fs::write(folder.path().join("4.png"), b"damaged").expect("written");
-    let normalization = Normalization::new(vec![0.5; 3], vec![0.25; 3]).expect("valid");
-    let (mut feed, mut streams) = (Feed::default(), streams(&set));
-    for _ in 0..4 {
-        let mut copy = streams.0.clone();
-        let is_in = copy.next_batch(3).contains(&4);
-        let pair = (&mut streams.0, &mut streams.1);
-        let result = feed.next(&set, pair, 3, &normalization, &augment(), &Device::default());
-        assert_eq!(result.is_err(), is_in);
-        if let Err(error) = result {
-            assert!(error.to_string().contains("4.png: expected a JPEG or PNG image"), "{error}");
-        }
+fn a_feed_goes_on_from_the_state_of_batches_that_were_used() {
+    let directory = directory();
+    let set = ImageData::open(directory.path(), Some(10)).expect("good").train;
+    let all: Vec<_> = feed(&set, 6).map(|batch| bits(batch.expect("good"))).collect();
+    // What a checkpoint holds after two batches, whatever has been decoded ahead.
+    let (mut order, mut rng) = state();
+    let mut used = feed(&set, 6);
+    for _ in 0..2 {
+        used.next().expect("six batches").expect("good");
+        Plan::next(&mut order, 4, &AUGMENT, &mut rng);
     }
+    let plans = (0..4).map(move |_| Plan::next(&mut order, 4, &AUGMENT, &mut rng));
+    let resumed = Feed::new(&set, plans, &normalization(), &Device::default());
+    let resumed: Vec<_> = resumed.map(|batch| bits(batch.expect("good"))).collect();
+    assert_eq!(resumed, all[2..]);
+}
+
+#[test]
+fn threads_decode_two_batches_ahead_and_no_more() {
+    let directory = directory();
+    let set = ImageData::open(directory.path(), Some(10)).expect("good").train;
+    let drawn = std::cell::Cell::new(0);
+    let plans = (0..20).map(|_| {
+        drawn.set(drawn.get() + 1);
+        Plan::new(&[0, 1], None)
+    });
+    let mut feed = Feed::new(&set, plans, &normalization(), &Device::default());
+    assert_eq!(drawn.get(), 0);
+    for used in 1..=20 {
+        assert!(feed.next().expect("20 batches").is_ok());
+        assert_eq!(drawn.get(), (used + AHEAD).min(20));
+    }
+    assert!(feed.next().is_none());
+}
+
+#[test]
+fn the_first_damaged_image_of_a_batch_is_told_and_ends_it() {
+    let directory = directory();
+    let set = ImageData::open(directory.path(), Some(10)).expect("good").train;
+    for name in ["train/even/04.png", "train/odd/05.png"] {
+        std::fs::write(directory.path().join(name), "damage").expect("written");
+    }
+    let position = |number: usize| (number % 2) * IMAGES.div_ceil(2) + number / 2;
+    for _ in 0..20 {
+        let plans =
+            [vec![0, 1], vec![1, position(5), 3, position(4)], vec![0]].map(|indices| Plan::new(&indices, None));
+        let mut feed = Feed::new(&set, plans.into_iter(), &normalization(), &Device::default()).with_workers(4);
+        assert!(feed.next().expect("a batch").is_ok());
+        let error = feed.next().expect("a batch").expect_err("damaged").to_string();
+        assert!(error.contains("05.png: byte 0: expected the first bytes"), "{error}");
+        assert!(feed.next().is_none());
+    }
+}
+
+#[test]
+fn a_feed_that_is_dropped_early_ends_its_threads() {
+    let directory = directory();
+    let set = ImageData::open(directory.path(), Some(10)).expect("good").train;
+    let mut feed = feed(&set, 100).with_workers(3);
+    feed.next();
+    drop(feed);
+    let normalization = Normalization::of(&set).expect("good");
+    assert!(normalization.mean.iter().chain(&normalization.std).all(|value| *value > 0.0 && *value < 1.0));
 }

@@ -1,65 +1,86 @@
-//! Folders of images, as ImageNet comes: `train/CLASS/*.jpg`, and `val/` or `test/` with the same classes.
-//!
-//! The classes are the folders of `train`, in alphabetical order. Files named `.jpg`, `.jpeg` or `.png`, in whatever case,
-//! are images; others are ignored. An image is decoded when it is asked for, since such a set is larger than memory.
+//! Folders of images as ImageNet's: `train/CLASS/NAME.jpg`, and the same with `val` or `test`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{DataError, ImageData, ImageSet};
 
-/// Height and width that images are scaled to, if no other is asked for.
-pub const DEFAULT_SIZE: usize = 224;
+/// The folder of training images.
+pub(super) const TRAIN: &str = "train";
+/// Folders of test images; the first that there is counts. Of ImageNet's own test images nobody knows the classes.
+pub(super) const TEST: [&str; 2] = ["val", "test"];
+const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
 
-/// Reads the names of all files.
+/// Lists the images of a directory. They are decoded when they are read, to `size` x `size` pixels.
 pub(super) fn read(directory: &Path, size: usize) -> Result<ImageData, DataError> {
-    let train = directory.join("train");
-    let val = directory.join("val");
-    let test = if val.exists() { val } else { directory.join("test") };
-    let folders = entries(&train, |path| path.is_dir())?;
-    let class_names: Vec<String> = folders.iter().map(|folder| name(folder)).collect();
-    if class_names.is_empty() {
-        return Err(DataError::EmptyFolder { path: train, expected: "a folder of images for each class" });
-    }
-    let set = |split: &Path| {
-        let mut files = Vec::new();
-        for (class, name) in class_names.iter().enumerate() {
-            let folder = split.join(name);
-            if !folder.is_dir() {
-                return Err(DataError::Classes { split: split.into(), train: train.clone(), name: name.clone() });
-            }
-            let images = entries(&folder, is_image)?;
-            if images.is_empty() {
-                return Err(DataError::EmptyFolder { path: folder, expected: "images named .jpg, .jpeg or .png" });
-            }
-            files.extend(images.into_iter().map(|path| (path, class)));
-        }
-        ImageSet::of_files(files, size, class_names.clone())
+    let train = directory.join(TRAIN);
+    let folders = TEST.map(|name| directory.join(name));
+    let Some(test) = folders.into_iter().find(|folder| folder.is_dir()) else {
+        return Err(DataError::MissingFile { directory: directory.to_owned(), names: TEST.join(", ") });
     };
-    Ok(ImageData { train: set(&train)?, test: set(&test)?, class_names: class_names.clone() })
-}
-
-/// What a folder holds, sorted, so that it is the same on every machine.
-fn entries(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, DataError> {
-    let read = |source| DataError::Read { path: folder.into(), source };
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).map_err(read)? {
-        let path = entry.map_err(read)?.path();
-        if wanted(&path) {
-            found.push(path);
+    let class_names = classes(&train)?;
+    let of_test = classes(&test)?;
+    for (one, other, folder) in [(&of_test, &class_names, &test), (&class_names, &of_test, &train)] {
+        if let Some(name) = one.iter().find(|name| other.binary_search(name).is_err()) {
+            let expected = "the same classes in both splits";
+            let found = format!("class {name} in {} alone", folder.display());
+            return Err(DataError::content(directory, expected, found));
         }
     }
-    found.sort_unstable();
-    Ok(found)
+    let split = |folder: &Path| -> Result<ImageSet, DataError> {
+        let (mut files, mut labels) = (Vec::new(), Vec::new());
+        for (label, name) in class_names.iter().enumerate() {
+            files.extend(images(&folder.join(name))?);
+            labels.resize(files.len(), label);
+        }
+        Ok(ImageSet::of_files(files, labels, size, class_names.clone()))
+    };
+    Ok(ImageData { train: split(&train)?, test: split(&test)?, class_names: class_names.clone() })
 }
 
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+/// The names of a split's folders, in order.
+fn classes(split: &Path) -> Result<Vec<String>, DataError> {
+    let class = |path: PathBuf| match path.file_name().and_then(OsStr::to_str) {
+        Some(name) if path.is_dir() => Ok(name.to_owned()),
+        Some(_) => Err(DataError::content(&path, "a folder for each class", "a file")),
+        None => Err(DataError::content(&path, "the name of a class in UTF-8", "other bytes")),
+    };
+    let classes = entries(split)?.into_iter().map(class).collect::<Result<Vec<_>, _>>()?;
+    if classes.is_empty() {
+        return Err(DataError::content(split, "a folder for each class", "none"));
+    }
+    Ok(classes)
 }
 
-fn is_image(path: &Path) -> bool {
-    let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-    matches!(extension.as_deref(), Some("jpg" | "jpeg" | "png"))
+/// The image files of a class, in the order of their names.
+fn images(class: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let files = entries(class)?;
+    let is_image = |path: &&PathBuf| {
+        path.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known)))
+    };
+    match files.iter().find(|path| !is_image(path)) {
+        // To leave it out without a word could leave out half of a class.
+        Some(other) => Err(DataError::content(other, "an image that ends in .jpg, .jpeg or .png", "another file")),
+        None if files.is_empty() => Err(DataError::content(class, "at least 1 image", "none")),
+        None => Ok(files),
+    }
+}
+
+/// What is in a folder, in the order of the names, but for hidden files.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let read = || {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+                paths.push(entry.path());
+            }
+        }
+        paths.sort_unstable();
+        Ok(paths)
+    };
+    read().map_err(|source| DataError::Read { path: folder.to_owned(), source })
 }
 
 #[cfg(test)]

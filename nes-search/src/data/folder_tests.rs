@@ -1,80 +1,113 @@
 use image::{Rgb, RgbImage};
-use tempfile::TempDir;
 
 use super::*;
 
-fn write(directory: &Path, place: &str, colour: u8) {
-    let path = directory.join(place);
-    fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
-    RgbImage::from_pixel(10, 12, Rgb([colour, 0, 255 - colour])).save(path).expect("written");
-}
-
-/// Two classes, three training images and two test images.
-fn folder() -> TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    let images = ["train/dog/b.png", "train/dog/a.jpeg", "train/cat/z.PNG", "test/cat/1.png", "test/dog/2.png"];
-    for (index, place) in images.into_iter().enumerate() {
-        write(folder.path(), place, index as u8 * 40);
+/// Images of one colour each: red is the number of the class, green that of the image.
+fn directory(test: &str) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    for (split, count) in [(TRAIN, 3), (test, 1)] {
+        for (class, name) in ["ant", "bee", "cat"].iter().enumerate() {
+            let folder = directory.path().join(split).join(name);
+            fs::create_dir_all(&folder).expect("made");
+            for (image, ending) in (0..count).zip(["png", "PNG", "png"]) {
+                let colour = Rgb([class as u8, image as u8, 9]);
+                let picture = RgbImage::from_pixel(10 + image, 12, colour);
+                picture
+                    .save_with_format(folder.join(format!("{image}.{ending}")), image::ImageFormat::Png)
+                    .expect("written");
+            }
+            fs::write(folder.join(".hidden"), "not an image").expect("written");
+        }
     }
-    fs::write(folder.path().join("train/dog/notes.txt"), "no image").expect("written");
-    folder
+    directory
+}
+
+fn message(directory: &tempfile::TempDir) -> String {
+    let error = ImageData::open(directory.path(), None).expect_err("the directory is wrong");
+    error.to_string().replace(&directory.path().display().to_string(), "DIR")
 }
 
 #[test]
-fn classes_and_images_are_in_alphabetical_order() {
-    let folder = folder();
-    let data = read(folder.path(), 8).expect("a data set");
-    assert_eq!(data.class_names, ["cat", "dog"]);
-    assert_eq!((data.train.shape(), data.test.shape()), ([3, 3, 8, 8], [2, 3, 8, 8]));
-    assert_eq!((0..3).map(|image| data.train.label(image)).collect::<Vec<_>>(), [0, 1, 1]);
-    let red = |position: usize| data.train.pixels(position).expect("an image")[0];
-    assert_eq!(red(0), 80, "cat/z.PNG");
-    assert!(red(1).abs_diff(40) < 4, "dog/a.jpeg");
-    assert_eq!(red(2), 0, "dog/b.png");
-    assert!(data.train.is_on_disk());
-    // `val` goes before `test`.
-    write(folder.path(), "val/cat/1.png", 1);
-    write(folder.path(), "val/dog/1.png", 1);
-    write(folder.path(), "val/dog/2.png", 1);
-    assert_eq!(read(folder.path(), 8).expect("a data set").test.len(), 3);
-}
-
-#[test]
-fn what_is_missing_is_named() {
-    let message = |folder: &TempDir| read(folder.path(), 8).expect_err("not a data set").to_string();
-    let complete = folder();
-    fs::remove_dir_all(complete.path().join("test/dog")).expect("removed");
-    let text = message(&complete);
-    assert!(text.contains("test: expected the folders of") && text.contains("found no folder \"dog\""), "{text}");
-    let empty = folder();
-    fs::remove_file(empty.path().join("train/cat/z.PNG")).expect("removed");
-    assert!(message(&empty).contains("train/cat: expected images named .jpg, .jpeg or .png, found none"));
-    let none = tempfile::tempdir().expect("a folder");
-    fs::create_dir(none.path().join("train")).expect("a folder");
-    assert!(message(&none).contains("train: expected a folder of images for each class, found none"));
-    let missing = tempfile::tempdir().expect("a folder");
-    assert!(message(&missing).contains("train: "));
-}
-
-#[test]
-fn a_directory_is_recognised_by_what_it_holds() {
-    let folder = folder();
-    let of = |size| ImageData::from_dir(folder.path(), size);
-    assert_eq!(of(Some(20)).expect("a data set").train.shape(), [3, 3, 20, 20]);
-    assert_eq!(of(None).expect("a data set").train.shape(), [3, 3, DEFAULT_SIZE, DEFAULT_SIZE]);
-    let empty = tempfile::tempdir().expect("a folder");
-    let error = ImageData::from_dir(empty.path(), None).expect_err("nothing").to_string();
-    for name in ["train-images-idx3-ubyte", "data_batch_1.bin", "train.bin", "train/"] {
-        assert!(error.contains(name), "{error}");
+fn classes_and_images_are_in_the_order_of_their_names() {
+    for test in TEST {
+        let directory = directory(test);
+        let data = ImageData::open(directory.path(), Some(8)).expect("good");
+        assert!(data.train.is_lazy());
+        assert_eq!(data.class_names, ["ant", "bee", "cat"]);
+        assert_eq!((data.train.shape(), data.test.shape()), ([9, 3, 8, 8], [3, 3, 8, 8]));
+        for position in 0..9 {
+            let (class, image) = (position / 3, position % 3);
+            assert_eq!(data.train.label(position), class);
+            let pixels = data.train.pixels(position).expect("good");
+            for (plane, colour) in pixels.chunks(64).zip([class as u8, image as u8, 9]) {
+                assert_eq!(plane, [colour; 64]);
+            }
+        }
+        let (rest, held_out) = data.train.split_per_class(1, 3).expect("enough");
+        assert_eq!((rest.class_sizes(), held_out.class_sizes()), (vec![2; 3], vec![1; 3]));
+        let default = ImageData::open(directory.path(), None).expect("good");
+        assert_eq!(default.train.shape(), [9, 3, 224, 224]);
     }
 }
 
 #[test]
-fn statistics_of_a_set_on_disk_are_those_of_its_pixels() {
-    let folder = folder();
-    let data = read(folder.path(), 8).expect("a data set");
-    let normalization = crate::data::Normalization::of(&data.test).expect("images");
-    // Red of 120 and 160.
-    assert!((normalization.mean[0] - 140.0 / 255.0).abs() < 1e-6, "{normalization:?}");
-    assert!((normalization.std[0] - 20.0 / 255.0).abs() < 1e-6, "{normalization:?}");
+fn wrong_directories_are_told_what_is_wrong() {
+    let wrong = |change: fn(&Path)| {
+        let directory = directory("val");
+        change(directory.path());
+        message(&directory)
+    };
+    let remove = |path: &Path| fs::remove_dir_all(path).expect("removed");
+    assert_eq!(
+        wrong(|path| fs::remove_dir_all(path.join("val")).expect("removed")),
+        "DIR: no such file in this directory: looked for val, test"
+    );
+    let without_bee = directory("test");
+    remove(&without_bee.path().join("test/bee"));
+    assert_eq!(
+        message(&without_bee),
+        "DIR: expected the same classes in both splits, found class bee in DIR/train alone"
+    );
+    assert_eq!(
+        wrong(|path| fs::create_dir(path.join("val/dog")).expect("made")),
+        "DIR: expected the same classes in both splits, found class dog in DIR/val alone"
+    );
+    assert_eq!(
+        wrong(|path| fs::write(path.join("train/bee/notes.txt"), "").expect("written")),
+        "DIR/train/bee/notes.txt: expected an image that ends in .jpg, .jpeg or .png, found another file"
+    );
+    assert_eq!(
+        wrong(|path| fs::write(path.join("train/list.csv"), "").expect("written")),
+        "DIR/train/list.csv: expected a folder for each class, found a file"
+    );
+    assert_eq!(
+        wrong(|path| ["train", "val"]
+            .iter()
+            .for_each(|split| fs::create_dir(path.join(split).join("dog")).expect("made"))),
+        "DIR/train/dog: expected at least 1 image, found none"
+    );
+    assert_eq!(
+        wrong(|path| {
+            fs::remove_dir_all(path.join("train")).expect("removed");
+            fs::create_dir(path.join("train")).expect("made");
+        }),
+        "DIR/train: expected a folder for each class, found none"
+    );
+}
+
+#[test]
+fn a_damaged_image_is_named_when_it_is_read() {
+    let directory = directory("val");
+    let damaged = directory.path().join("train/bee/1.PNG");
+    fs::write(&damaged, "no image").expect("written");
+    let data = ImageData::open(directory.path(), Some(8)).expect("nothing is decoded yet");
+    assert!(data.train.pixels(3).is_ok());
+    let error = data.train.pixels(4).expect_err("damaged").to_string();
+    assert_eq!(
+        error,
+        format!(
+            "{}: byte 0: expected the first bytes of a JPEG or PNG image, found [6e, 6f, 20, 69]",
+            damaged.display()
+        )
+    );
 }

@@ -104,7 +104,7 @@ struct StateFile {
 }
 
 const FORMAT: &str = "nes-search/checkpoint";
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const STATE: &str = "state.json";
 const SUPERNET: &str = "supernet.bpk";
 const WEIGHT_OPTIMIZER: &str = "weight-optimizer.bpk";

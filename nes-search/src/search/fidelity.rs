@@ -28,7 +28,7 @@ impl<M: Backbone + 'static> Search<'_, M> {
     /// is over, with those that it ended with. The seed of the search decides which; more of them begin with the same.
     ///
     /// # Errors
-    /// If the budget leaves less than so many architectures, or every loss is infinite or not a number.
+    /// If the budget leaves less than so many architectures, an image file cannot be read, or every loss is infinite or not a number.
     pub fn sample(&mut self, count: usize) -> Result<Vec<Scored>, SearchError> {
         let (space, cost) = (self.task.blueprint.space(), self.task.blueprint.cost());
         let mut rng = stream(self.identity.seed, Stream::Fidelity);

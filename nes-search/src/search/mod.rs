@@ -20,7 +20,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{DataError, EpochSampler, Feed, ImageSet, Normalization, batches};
+use crate::data::{Batch, DataError, EpochSampler, Feed, ImageSet, Normalization, Plan, batches};
 use crate::estimator::normal;
 use crate::observer::{Observer, Progress};
 use crate::projection::{LEAST_SHARE, Projection, ProjectionError};
@@ -70,9 +70,6 @@ pub enum SearchError {
     /// The backbone cannot be built.
     #[error(transparent)]
     Space(#[from] SpaceError),
-    /// An image cannot be read.
-    #[error(transparent)]
-    Data(#[from] DataError),
     /// No architecture meets the budget.
     #[error(transparent)]
     Projection(#[from] ProjectionError),
@@ -82,6 +79,9 @@ pub enum SearchError {
     /// A checkpoint is of another space.
     #[error(transparent)]
     Architecture(#[from] ArchitectureError),
+    /// An image cannot be had.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// A checkpoint cannot be written or used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -159,7 +159,6 @@ pub struct Search<'a, M> {
     projection: Projection<'a>,
     identity: Identity,
     state: State<M>,
-    feed: Feed,
 }
 
 impl<'a, M: Backbone + 'static> Search<'a, M> {
@@ -216,7 +215,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
             evaluation_images: evaluation.len(),
             settings: settings.clone(),
         };
-        Ok(Self { task, settings: settings.clone(), projection, identity, state, feed: Feed::default() })
+        Ok(Self { task, settings: settings.clone(), projection, identity, state })
     }
 
     /// The same search where the newest checkpoint of a run directory was written.
@@ -236,7 +235,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     /// an interrupted search can be [resumed](Self::resume).
     ///
     /// # Errors
-    /// If a file cannot be written, or no architecture can be compared with another.
+    /// If a file cannot be written, an image file cannot be read, or no architecture can be compared with another.
     pub fn run(
         &mut self,
         directory: Option<&Path>,
@@ -249,6 +248,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         for _ in 0..self.settings.weight_steps_before(self.state.position.step) {
             schedule.step();
         }
+        let feed = &mut self.training_batches();
         while self.state.position.step < self.settings.total_steps() {
             let step = self.state.position.step;
             let interrupted = observer.interrupted();
@@ -268,8 +268,8 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
                 self.state.position.start = Some(start.to_file());
             }
             let message = match self.settings.step_at(step) {
-                Step::Warmup => self.weight_step(Self::warmup_view, schedule.step().base())?,
-                Step::Weights => self.weight_step(Self::view_around_h, schedule.step().base())?,
+                Step::Warmup => self.weight_step(Self::warmup_view, schedule.step().base(), feed)?,
+                Step::Weights => self.weight_step(Self::view_around_h, schedule.step().base(), feed)?,
                 Step::Nes => {
                     let iteration = self.nes_iteration()?;
                     if let Some(history) = &mut history {
@@ -303,19 +303,30 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
             + (settings.estimator.samples + 1) * settings.evaluation_batch * settings.nes_iterations_before(position)
     }
 
+    /// The batches of all weight steps to come, drawn from copies of the order and the random state: the feed runs ahead
+    /// of the steps, and a checkpoint has to hold what the steps have come to.
+    fn training_batches(&self) -> impl Iterator<Item = Result<Batch, DataError>> + use<M> {
+        let Position { step, training_order, augmentation, .. } = &self.state.position;
+        let (mut order, mut augmentation) = (training_order.clone(), augmentation.clone());
+        let steps = self.settings.total_weight_steps() - self.settings.weight_steps_before(*step);
+        let sgd = self.settings.sgd.clone();
+        let plans = (0..steps).map(move |_| Plan::next(&mut order, sgd.batch_size, &sgd.augment, &mut augmentation));
+        Feed::new(self.task.train, plans, self.task.normalization, &self.task.devices[0].clone().autodiff())
+    }
+
     /// One step on the weights of a view.
     fn weight_step(
         &mut self,
         draw: fn(&mut Self) -> Result<Architecture, SearchError>,
         learning_rate: f64,
+        feed: &mut impl Iterator<Item = Result<Batch, DataError>>,
     ) -> Result<String, SearchError> {
         let architecture = draw(self)?;
         let State { supernet, weight_optimizer, position, .. } = &mut self.state;
-        let Task { train, normalization, devices, .. } = self.task;
         let sgd = &self.settings.sgd;
-        let streams = (&mut position.training_order, &mut position.augmentation);
-        let device = devices[0].clone().autodiff();
-        let data = self.feed.next(train, streams, sgd.batch_size, normalization, &sgd.augment, &device)?;
+        let data = feed.next().expect("a batch for each weight step")?;
+        // Where the feed was when it drew this batch, and where it is for the next one.
+        Plan::next(&mut position.training_order, sgd.batch_size, &sgd.augment, &mut position.augmentation);
         let view = supernet.select(&architecture);
         let (stepped, loss) = sgd.step(&view, supernet.clone(), weight_optimizer, learning_rate, data);
         *supernet = stepped;
@@ -414,7 +425,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     }
 
     /// The shared weights' losses at architectures, over batches of the evaluation split.
-    fn score(&mut self, architectures: &[Architecture], batches: &[Vec<usize>]) -> Result<Vec<f64>, SearchError> {
+    fn score(&mut self, architectures: &[Architecture], batches: &[Vec<usize>]) -> Result<Vec<f64>, DataError> {
         let Task { evaluation, normalization, devices, .. } = self.task;
         let scorer = Scorer::new(&self.state.supernet, devices);
         let (losses, evaluations) = scorer.losses(architectures, evaluation, batches, normalization)?;

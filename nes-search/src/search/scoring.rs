@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::panic::resume_unwind;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use burn::tensor::Device;
 use elastic_layers::{Architecture, Backbone};
 
-use crate::data::{DataError, ImageSet, Normalization, batch};
+use crate::data::{DataError, Feed, ImageSet, Normalization, Plan};
 use crate::evaluate::batch_loss;
 
 /// The shared weights on every device.
@@ -28,7 +28,7 @@ impl<M: Backbone + 'static> Scorer<M> {
     /// Also returns how many views were scored.
     ///
     /// # Errors
-    /// If an image cannot be read.
+    /// If an image file cannot be read or decoded.
     pub(super) fn losses(
         &self,
         architectures: &[Architecture],
@@ -46,11 +46,14 @@ impl<M: Backbone + 'static> Scorer<M> {
         }
         let share = distinct.len().div_ceil(self.replicas.len()).max(1);
         let parts: Vec<_> = self.replicas.iter().zip(distinct.chunks(share)).collect();
+        let workers = rayon::current_num_threads().div_ceil(parts.len().max(1));
         let score = |(device, supernet): &(Device, M), part: &[&Architecture]| -> Result<Vec<f64>, DataError> {
             let mut losses = vec![0.0; part.len()];
             let images: usize = batches.iter().map(Vec::len).sum();
-            for indices in batches {
-                let data = batch(set, indices, normalization, device)?;
+            let plans = batches.iter().map(|indices| Plan::new(indices, None));
+            let feed = Feed::new(set, plans, normalization, device).with_workers(workers);
+            for (indices, data) in batches.iter().zip(feed) {
+                let data = data?;
                 let weight = indices.len() as f64 / images as f64;
                 for (loss, architecture) in losses.iter_mut().zip(part) {
                     *loss += weight * batch_loss(&supernet.select(architecture), data.clone());
@@ -68,9 +71,9 @@ impl<M: Backbone + 'static> Scorer<M> {
                         scope.spawn(move || score(&replica, part))
                     })
                     .collect();
-                let losses =
-                    workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
-                losses.collect::<Result<Vec<_>, _>>().map(|losses| losses.concat())
+                let parts: Vec<_> = workers.into_iter().map(ScopedJoinHandle::join).collect();
+                let parts = parts.into_iter().map(|part| part.unwrap_or_else(|panic| resume_unwind(panic)));
+                parts.collect::<Result<Vec<_>, _>>().map(|parts| parts.concat())
             })?,
         };
         let losses = architectures.iter().map(|architecture| losses[place[architecture.values()]]).collect();

@@ -289,8 +289,9 @@ mod tests {
                     search.trial_correction(std::slice::from_ref(&images)).expect("finite losses").expect("trials");
                 for &(resolution, loss) in trials {
                     let architecture = space.architecture(vec![resolution, 200]).expect("one of the space");
-                    let shared = search.score(std::slice::from_ref(&architecture), std::slice::from_ref(&images));
-                    let shared = shared.expect("images in memory")[0];
+                    let shared = search
+                        .score(std::slice::from_ref(&architecture), std::slice::from_ref(&images))
+                        .expect("in memory")[0];
                     let cost = setting.blueprint.cost();
                     let corrected = shared + correction.at(space, cost, &architecture).expect("a cost");
                     assert!((corrected - loss).abs() < 1e-4, "resolution {resolution}: {corrected}, not {loss}");
