@@ -4,8 +4,11 @@
 #![allow(dead_code)]
 
 pub mod conv;
+pub mod layers;
+pub mod norm;
+pub mod subject;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
 /// The device of training.
@@ -83,29 +86,29 @@ impl Run {
     }
 }
 
-/// The positions, in a flat parameter of this shape, whose index is below `sizes` on every axis.
-pub fn inside(shape: &[usize], sizes: &[usize]) -> Vec<usize> {
-    assert_eq!(shape.len(), sizes.len());
+/// The positions, in a flat parameter of this shape, whose index is among those used on every axis.
+pub fn inside(shape: &[usize], used: &[Vec<usize>]) -> Vec<usize> {
+    assert_eq!(shape.len(), used.len());
     let is_inside = |flat: &usize| {
         let mut rest = *flat;
-        shape.iter().zip(sizes).rev().all(|(&length, &size)| {
+        shape.iter().zip(used).rev().all(|(&length, used)| {
             let index = rest % length;
             rest /= length;
-            index < size
+            used.contains(&index)
         })
     };
     (0..shape.iter().product()).filter(is_inside).collect()
 }
 
-/// The first entries along every axis.
-pub fn cropped(values: &[f32], shape: &[usize], sizes: &[usize]) -> Vec<f32> {
-    inside(shape, sizes).into_iter().map(|index| values[index]).collect()
+/// The entries that are used on every axis.
+pub fn cropped(values: &[f32], shape: &[usize], used: &[Vec<usize>]) -> Vec<f32> {
+    inside(shape, used).into_iter().map(|index| values[index]).collect()
 }
 
-/// `outside` with its first entries along every axis replaced.
-pub fn replaced(outside: &[f32], small: &[f32], shape: &[usize], sizes: &[usize]) -> Vec<f32> {
+/// `outside` with the entries that are used on every axis replaced.
+pub fn replaced(outside: &[f32], small: &[f32], shape: &[usize], used: &[Vec<usize>]) -> Vec<f32> {
     let mut all = outside.to_vec();
-    let positions = inside(shape, sizes);
+    let positions = inside(shape, used);
     assert_eq!(positions.len(), small.len());
     for (position, &value) in positions.into_iter().zip(small) {
         all[position] = value;
@@ -114,8 +117,8 @@ pub fn replaced(outside: &[f32], small: &[f32], shape: &[usize], sizes: &[usize]
 }
 
 /// A small gradient at its place in a large one that is zero elsewhere.
-pub fn in_zeros(small: &[f32], shape: &[usize], sizes: &[usize]) -> Vec<f32> {
-    replaced(&vec![0.0; shape.iter().product()], small, shape, sizes)
+pub fn in_zeros(small: &[f32], shape: &[usize], used: &[Vec<usize>]) -> Vec<f32> {
+    replaced(&vec![0.0; shape.iter().product()], small, shape, used)
 }
 
 /// Equal bit for bit.
@@ -156,16 +159,30 @@ pub struct Entry {
 
 /// All parameters and running statistics, by path, in the module's order.
 pub fn entries<M: Module>(module: &M) -> Vec<Entry> {
-    #[derive(Default)]
-    struct Visitor {
+    // `valid` waits for running statistics that are still on their way.
+    visited(&module.valid(), None)
+}
+
+/// The gradients of all parameters that have one, by path, in the module's order.
+pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> Vec<Entry> {
+    visited(module, Some(gradients))
+}
+
+fn visited<M: Module>(module: &M, gradients: Option<&Gradients>) -> Vec<Entry> {
+    struct Visitor<'a> {
         path: Vec<String>,
+        gradients: Option<&'a Gradients>,
         entries: Vec<Entry>,
     }
 
-    impl ModuleVisitor for Visitor {
+    impl ModuleVisitor for Visitor<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let (path, shape) = (self.path.join("."), param.val().dims().to_vec());
-            self.entries.push(Entry { path, shape, values: values(param.val()) });
+            let tensor = match self.gradients {
+                None => Some(param.val()),
+                Some(gradients) => param.val().grad(gradients),
+            };
+            self.entries.extend(tensor.map(|tensor| Entry { path, shape, values: values(tensor) }));
         }
 
         fn enter_module(&mut self, name: &str, _container: &str) {
@@ -177,10 +194,34 @@ pub fn entries<M: Module>(module: &M) -> Vec<Entry> {
         }
     }
 
-    let mut visitor = Visitor::default();
-    // `valid` waits for running statistics that are still on their way.
-    module.valid().visit(&mut visitor);
+    let mut visitor = Visitor { path: Vec::new(), gradients, entries: Vec::new() };
+    module.visit(&mut visitor);
     visitor.entries
+}
+
+/// A module whose parameters and running statistics are what `values` gives for their path and shape, as new parameters.
+pub fn filled<M: Module>(module: M, values: impl Fn(&str, &[usize]) -> Vec<f32>) -> M {
+    struct Mapper<F> {
+        path: Vec<String>,
+        values: F,
+    }
+
+    impl<F: Fn(&str, &[usize]) -> Vec<f32>> ModuleMapper for Mapper<F> {
+        fn map_float<const D: usize>(&mut self, old: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let shape = old.lazy_shape().dims::<D>();
+            param(&(self.values)(&self.path.join("."), &shape), shape, &old.lazy_device())
+        }
+
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_string());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+    }
+
+    module.map(&mut Mapper { path: Vec::new(), values })
 }
 
 /// The values of one entry.
@@ -188,4 +229,9 @@ pub fn entries<M: Module>(module: &M) -> Vec<Entry> {
 pub fn entry<M: Module>(module: &M, path: &str) -> Vec<f32> {
     let found = entries(module).into_iter().find(|entry| entry.path == path);
     found.unwrap_or_else(|| panic!("no parameter {path}")).values
+}
+
+/// The ids of all parameters, in the module's order.
+pub fn ids<M: Module>(module: &M) -> Vec<ParamId> {
+    burn::module::list_param_ids(module)
 }
