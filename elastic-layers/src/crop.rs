@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use burn::module::Param;
+use burn::module::{Module, Param};
 use burn::tensor::{Slice, Tensor};
 
 use crate::Axis;
@@ -78,9 +78,13 @@ pub(crate) fn place<const D: usize>(into: Tensor<D>, small: Tensor<D>, axes: [&A
 
 /// A parameter of its own with the entries of another that are in use, copied.
 pub(crate) fn materialize<const D: usize>(param: &Param<Tensor<D>>, axes: [&Axis; D]) -> Param<Tensor<D>> {
-    let cropped = Param::from_tensor(detached(active(param, axes)));
-    let is_active = param.val().is_require_grad() || !param.val().is_autodiff();
-    cropped.set_require_grad(is_active)
+    Param::from_tensor(detached(active(param, axes))).set_require_grad(is_trainable(param))
+}
+
+/// Whether a parameter is trained, or would be: behind `valid` only `train` tells.
+fn is_trainable<const D: usize>(param: &Param<Tensor<D>>) -> bool {
+    let value = param.val();
+    if value.is_autodiff() { value.is_require_grad() } else { param.clone().train().val().is_require_grad() }
 }
 
 /// A parameter itself, if all of it is in use; otherwise a copy of that.

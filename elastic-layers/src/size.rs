@@ -92,7 +92,8 @@ impl Size {
             (Self::Fixed(size), Self::Fixed(groups)) if *groups > 0 && size % groups == 0 => {
                 Some(Self::Fixed(size / groups))
             }
-            (Self::Product(factors), groups) if factors[0] == *groups => Some(factors[1].clone()),
+            (size, Self::Product(factors)) => size.in_groups(&factors[0])?.in_groups(&factors[1]),
+            (Self::Product(factors), groups) => Some(factors[0].in_groups(groups)? * factors[1].clone()),
             _ => None,
         }
     }
@@ -154,6 +155,7 @@ impl Sum for Size {
         let mut flat = Vec::new();
         for part in parts {
             match part {
+                Self::Fixed(0) => {}
                 Self::Sum(parts) => flat.extend(parts.iter().cloned()),
                 part => flat.push(part),
             }
@@ -166,7 +168,7 @@ impl Sum for Size {
     }
 }
 
-/// So many groups of that size.
+/// So many groups of that size. Groups of groups are more groups: `(a * b) * c` is `a * (b * c)`.
 impl<T: Into<Size>> Mul<T> for Size {
     type Output = Size;
 
@@ -174,6 +176,7 @@ impl<T: Into<Size>> Mul<T> for Size {
         match (self, each.into()) {
             (Self::Fixed(1), size) | (size, Self::Fixed(1)) => size,
             (Self::Fixed(groups), Self::Fixed(each)) => Self::Fixed(groups * each),
+            (Self::Product(factors), each) => factors[0].clone() * (factors[1].clone() * each),
             (groups, each) => Self::Product(Arc::new([groups, each])),
         }
     }
@@ -341,6 +344,14 @@ mod tests {
         assert_eq!(Size::from(12).in_groups(&3.into()), Some(Size::Fixed(4)));
         assert_eq!(Size::from(12).in_groups(&5.into()), None);
         assert_eq!(width.in_groups(&2.into()), None, "which of the channels would be whose?");
+        assert_eq!((width.clone() * 2).in_groups(&2.into()), None);
+        // Of a hidden layer that is as many times as wide.
+        let hidden = channels.clone() * 2;
+        assert_eq!(hidden.in_groups(&groups), Some(width.clone() * 2));
+        assert_eq!(hidden.in_groups(&channels), Some(Size::Fixed(2)));
+        assert_eq!((Size::from(6) * width.clone()).in_groups(&2.into()), Some(Size::from(3) * width.clone()));
+        assert_eq!((Size::from(6) * width.clone()).in_groups(&4.into()), None);
+        assert_eq!(Size::from(0) + width.clone(), width, "as `fold` begins");
         assert_eq!((channels + width).to_string(), "(groups<=4 * width<=6 + width<=6)");
     }
 }

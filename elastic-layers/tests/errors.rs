@@ -2,10 +2,13 @@
 
 mod common;
 
+use burn::nn::conv::{Conv1dConfig, Conv2dConfig, ConvTranspose2dConfig};
+use burn::nn::{BatchNormConfig, GroupNormConfig, LayerNormConfig, LinearConfig, PReluConfig};
 use burn::tensor::{Device, Tensor};
 use elastic_layers::{
-    Architecture, Elastic, ElasticBatchNormConfig, ElasticConv2d, ElasticConv2dConfig, ElasticLinearConfig,
-    SearchSpace, Size,
+    Architecture, Elastic, ElasticBatchNormConfig, ElasticConv1dConfig, ElasticConv2d, ElasticConv2dConfig,
+    ElasticConvTranspose2dConfig, ElasticGroupNormConfig, ElasticLayerNormConfig, ElasticLinearConfig,
+    ElasticPReluConfig, SearchSpace, Size,
 };
 
 /// A space of one width of 4 to 8, and its architecture of 6.
@@ -89,4 +92,73 @@ fn an_architecture_wider_than_the_supernet_is_refused() {
     let mut other = SearchSpace::new();
     other.channels("width", 9).range(4..=9).add().expect("a dimension");
     let _ = convolution().0.select(&other.largest());
+}
+
+#[test]
+#[should_panic(expected = "ElasticConv2d: expected the channels of 2 groups, as a product 2 * channels, got width<=8")]
+fn channels_that_are_not_written_as_groups_are_refused() {
+    let (width, _) = width();
+    ElasticConv2dConfig::new([width.clone(), width], [3, 3]).with_groups(2).init(&Device::default());
+}
+
+#[test]
+#[should_panic(
+    expected = "ElasticConv2d [width<=8 -> 5]: expected a weight of shape [5, 8] x kernel, got [5, 7, 3, 3]"
+)]
+fn a_convolution_of_other_channels_is_not_taken_over() {
+    let burn = Conv2dConfig::new([7, 5], [3, 3]).init(&Device::default());
+    ElasticConv2dConfig::new([width().0, 5.into()], [3, 3]).take_over(burn);
+}
+
+#[test]
+#[should_panic(expected = "ElasticConv2d [4 -> 4]: expected 2 groups, got 1")]
+fn a_convolution_of_other_groups_is_not_taken_over() {
+    let burn = Conv2dConfig::new([2, 4], [3, 3]).init(&Device::default());
+    ElasticConv2dConfig::new([4.into(), 4.into()], [3, 3]).with_groups(2).take_over(burn);
+}
+
+#[test]
+#[should_panic(expected = "ElasticConv1d [width<=8 -> 5]: expected a weight of shape [5, 8] x kernel, got [5, 7, 3]")]
+fn a_convolution_in_one_dimension_of_other_channels_is_not_taken_over() {
+    ElasticConv1dConfig::new([width().0, 5.into()], 3).take_over(Conv1dConfig::new(7, 5, 3).init(&Device::default()));
+}
+
+#[test]
+#[should_panic(
+    expected = "ElasticConvTranspose2d [width<=8 -> 5]: expected a weight of shape [8, 5] x kernel, got [5, 8, 3, 3]"
+)]
+fn a_transposed_convolution_of_other_channels_is_not_taken_over() {
+    let burn = ConvTranspose2dConfig::new([5, 8], [3, 3]).init(&Device::default());
+    ElasticConvTranspose2dConfig::new([width().0, 5.into()], [3, 3]).take_over(burn);
+}
+
+#[test]
+#[should_panic(expected = "ElasticLinear: expected a weight of shape [8, 10], got [6, 10]")]
+fn a_linear_layer_of_other_features_is_not_taken_over() {
+    ElasticLinearConfig::new(width().0, 10).take_over(LinearConfig::new(6, 10).init(&Device::default()));
+}
+
+#[test]
+#[should_panic(expected = "ElasticBatchNorm [width<=8]: expected 8 features, got 6")]
+fn a_batch_norm_of_other_features_is_not_taken_over() {
+    ElasticBatchNormConfig::new(width().0).take_over(BatchNormConfig::new(6).init(&Device::default()));
+}
+
+#[test]
+#[should_panic(expected = "ElasticGroupNorm [2 of width<=8]: expected groups and channels [2, 8], got [4, 8]")]
+fn a_group_norm_of_other_groups_is_not_taken_over() {
+    ElasticGroupNormConfig::new(2, width().0).take_over(GroupNormConfig::new(4, 8).init(&Device::default()));
+}
+
+#[test]
+#[should_panic(expected = "ElasticLayerNorm [width<=8]: expected 8 features, got 6")]
+fn a_layer_norm_of_other_features_is_not_taken_over() {
+    ElasticLayerNormConfig::new(width().0).take_over(LayerNormConfig::new(6).init(&Device::default()));
+}
+
+#[test]
+#[should_panic(expected = "ElasticPRelu [width<=8]: expected 8 slopes, got 6")]
+fn a_prelu_of_other_channels_is_not_taken_over() {
+    let burn = PReluConfig::new().with_num_parameters(6).init(&Device::default());
+    ElasticPReluConfig::new().with_num_parameters(width().0).take_over(burn);
 }

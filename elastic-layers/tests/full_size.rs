@@ -1,18 +1,15 @@
-//! A view at full size is Burn's own layer, bit for bit, where the kernels do not apply: output, all gradients, running
-//! statistics. The kernels' results are held against Burn's by tests of their own.
+//! At full size, as built, as a view and materialised, every layer is Burn's own, bit for bit, where the kernels do not
+//! apply: output, all gradients, running statistics. The kernels' results are held against Burn's by tests of their own.
 
 mod common;
 
 use burn::module::Module;
-use burn::nn::conv::Conv2d;
-use burn::nn::{BatchNorm, BatchNormConfig, LinearConfig};
+use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::Tensor;
-use common::conv::{Case, cases};
+use common::layers::{linear, maps};
+use common::subject::{FULL, Subject};
 use common::{Run, assert_same_bits, entry, fractions, gradient, param, tensor, values};
-use elastic_layers::{
-    Elastic, ElasticBatchNorm, ElasticBatchNormConfig, ElasticConv2d, ElasticLinearConfig, SearchSpace, Statistics,
-    kernels,
-};
+use elastic_layers::{Elastic, ElasticBatchNorm, ElasticBatchNormConfig, SearchSpace, Statistics, kernels};
 use proptest::prelude::*;
 
 /// The device of every test here, on which layers compute with Burn's own operations.
@@ -21,26 +18,12 @@ fn device() -> burn::tensor::Device {
     common::device()
 }
 
-fn compare_convolutions(case: &Case, elastic: &ElasticConv2d, burn: &Conv2d, what: &str) {
-    let shape = case.images(case.max[0]);
-    let images = fractions(case.seed + 2, shape.iter().product());
-    let upstream = |count| fractions(case.seed + 3, count);
-    let ours = Run::new(&images, shape, upstream, |x| elastic.forward(x));
-    let theirs = Run::new(&images, shape, upstream, |x| burn.forward(x));
-    assert_eq!(ours.output_shape, theirs.output_shape);
-    assert_same_bits(&format!("{what} output"), &ours.output, &theirs.output);
-    assert_same_bits(&format!("{what} input gradient"), &ours.input_gradient, &theirs.input_gradient);
-    assert_same_bits(
-        &format!("{what} weight gradient"),
-        &gradient(&elastic.weight, &ours.gradients),
-        &gradient(&burn.weight, &theirs.gradients),
-    );
-    assert_eq!(elastic.bias.is_some(), burn.bias.is_some());
-    if let (Some(ours_bias), Some(theirs_bias)) = (&elastic.bias, &burn.bias) {
-        let bias = gradient(ours_bias, &ours.gradients);
-        assert_same_bits(&format!("{what} bias gradient"), &bias, &gradient(theirs_bias, &theirs.gradients));
-    }
+fn check<E: Elastic, B: Module, const D: usize>(subject: &Subject<E, B, D>) {
+    kernels::set_enabled(false);
+    subject.check_full_size();
 }
+
+every_layer!(at_full_size, 48, check);
 
 /// Features, batch and map of a batch norm.
 fn norms() -> impl Strategy<Value = (usize, usize, [usize; 2], u64)> {
@@ -74,48 +57,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn a_convolution(mut case in cases()) {
-        case.active = case.max;
-        case.seed >>= 8;
-        let weight = fractions(case.seed, case.weight_shape(case.max).iter().product());
-        let bias = fractions(case.seed + 1, case.max[1]);
-        let (elastic, space, _) = case.elastic(&weight, &bias, &device());
-        let burn = case.burn(case.max, &weight, &bias, &device());
-        compare_convolutions(&case, &elastic, &burn, "as built:");
-        compare_convolutions(&case, &elastic.select(&space.largest()), &burn, "view:");
-        compare_convolutions(&case, &elastic.materialize_at(&space.largest()), &burn, "materialised:");
-    }
-
-    #[test]
-    fn a_linear_layer(inputs in 1..=9usize, outputs in 1..=9usize, batch in 1..=4usize, bias: bool, seed in 0..1u64 << 50) {
-        let mut space = SearchSpace::new();
-        let mut size = |name, max| space.channels(name, max).range(1..=max).add().expect("a dimension");
-        let mut supernet =
-            ElasticLinearConfig::new(size("in", inputs), size("out", outputs)).with_bias(bias).init(&device());
-        let mut burn = LinearConfig::new(inputs, outputs).with_bias(bias).init(&device());
-        let (weight, shift) = (fractions(seed, inputs * outputs), fractions(seed + 1, outputs));
-        supernet.weight = param(&weight, [inputs, outputs], &device());
-        burn.weight = param(&weight, [inputs, outputs], &device());
-        supernet.bias = supernet.bias.map(|_| param(&shift, [outputs], &device()));
-        burn.bias = burn.bias.map(|_| param(&shift, [outputs], &device()));
-        prop_assert_eq!((supernet.bias.is_some(), burn.bias.is_some()), (bias, bias));
-
-        let input = fractions(seed + 2, batch * inputs);
-        let upstream = |count| fractions(seed + 3, count);
-        let view = supernet.select(&space.largest());
-        let ours = Run::new(&input, [batch, inputs], upstream, |x| view.forward(x));
-        let theirs = Run::new(&input, [batch, inputs], upstream, |x| burn.forward(x));
-        assert_same_bits("output", &ours.output, &theirs.output);
-        assert_same_bits("input gradient", &ours.input_gradient, &theirs.input_gradient);
-        let of_weight = gradient(&supernet.weight, &ours.gradients);
-        assert_same_bits("weight gradient", &of_weight, &gradient(&burn.weight, &theirs.gradients));
-        if let (Some(ours_bias), Some(theirs_bias)) = (&supernet.bias, &burn.bias) {
-            let of_bias = gradient(ours_bias, &ours.gradients);
-            assert_same_bits("bias gradient", &of_bias, &gradient(theirs_bias, &theirs.gradients));
-        }
-        // Any number of leading axes.
-        let deep = tensor(&input, [batch, 1, inputs], &device());
-        assert_same_bits("three axes", &values(view.forward(deep.clone())), &values(burn.forward(deep)));
+    fn a_linear_layer_takes_any_number_of_leading_axes(maps in maps()) {
+        kernels::set_enabled(false);
+        let subject = linear(&maps);
+        let [batch, inputs] = subject.inputs[FULL];
+        let deep = tensor(&subject.input(FULL), [batch, 1, inputs], &device());
+        let view = subject.supernet.select(&subject.architectures[FULL]);
+        let expected = values(subject.burn[FULL].forward(deep.clone()));
+        assert_same_bits("three axes", &values(view.forward(deep)), &expected);
     }
 
     #[test]

@@ -225,3 +225,46 @@ proptest! {
         prop_assert_eq!(space.check(&architecture.to_file()), Ok(architecture));
     }
 }
+
+#[test]
+fn multiples_of_a_number_round_the_step_and_need_a_base_that_is_one() {
+    let dim = |base, range: std::ops::RangeInclusive<usize>, step, divisor| {
+        let mut space = SearchSpace::new();
+        space.channels("x", base).range(range).step_by(step).multiple_of(divisor).add().expect("a dimension");
+        let dim = &space.dims()[0];
+        (dim.min, dim.max, dim.step)
+    };
+    assert_eq!(dim(32, 10..=50, 1, 8), (16, 48, 8));
+    assert_eq!(dim(32, 8..=64, 11, 8), (8, 64, 8), "the nearest multiple of 8 is 8");
+    assert_eq!(dim(32, 8..=64, 12, 8), (16, 64, 16), "the larger of two that are as near");
+    assert_eq!(dim(32, 8..=64, 20, 8), (8, 56, 24));
+    assert_eq!(dim(7, 1..=9, 3, 1), (1, 7, 3), "any number is a multiple of 1");
+    // With fractions: 0.2 to 1.5 in steps of 0.05, which are 16 of 320 and 1.2 of 24.
+    let mut space = SearchSpace::new();
+    space.channels("a", 320).scale(0.2..=1.5).step(0.05).multiple_of(8).add().expect("a dimension");
+    space.channels("b", 24).scale(0.2..=1.5).step(0.05).multiple_of(8).add().expect("a dimension");
+    let bounds: Vec<_> = space.dims().iter().map(|dim| (dim.min, dim.max, dim.step)).collect();
+    assert_eq!(bounds, [(64, 480, 16), (8, 32, 8)]);
+
+    let odd = space.channels("x", 20).multiple_of(8).add().expect_err("no multiple").to_string();
+    assert_eq!(odd, "dimension \"x\": the base 20 should be a multiple of 8");
+    let zero = "dimension \"x\": the step, the smallest value and the divisor must be at least 1";
+    assert_eq!(space.channels("x", 8).multiple_of(0).add().expect_err("nothing").to_string(), zero);
+}
+
+proptest! {
+    #[test]
+    fn every_value_is_a_multiple(divisor in 1..9usize, times in 1..9usize, below in 0..40usize, above in 0..40usize, step in 1..30usize) {
+        let base = divisor * times;
+        let range = base.saturating_sub(below).max(1)..=base + above;
+        let mut space = SearchSpace::new();
+        space.channels("x", base).range(range.clone()).step_by(step).multiple_of(divisor).add().expect("a dimension");
+        let dim = &space.dims()[0];
+        prop_assert!(range.contains(&dim.min) && range.contains(&dim.max) && dim.contains(base));
+        for level in 0..dim.levels() {
+            prop_assert_eq!(dim.at_level(level) % divisor, 0);
+        }
+        // No further from the step than half a divisor, unless it is smaller than that.
+        prop_assert!(dim.step.abs_diff(step) * 2 <= divisor || dim.step == divisor);
+    }
+}

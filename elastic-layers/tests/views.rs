@@ -1,339 +1,197 @@
-//! A view of a supernet is the small layer: outputs and gradients against Burn's layer with hand-cropped weights and
-//! against naive loops, zeros outside the view, and optimizer steps that stay inside it.
+//! A view of every layer that is no convolution is the small layer: outputs and gradients against Burn's layer with
+//! hand-cropped parameters and against the definition, and zeros outside the view.
 
 mod common;
 
-use burn::module::{Module, ParamId};
-use burn::nn::{BatchNormConfig, LinearConfig};
 use burn::optim::{GradientsParams, SgdConfig};
-use burn::tensor::Gradients;
-use common::conv::{Case, Naive, cases};
+use common::layers::{batch_norm, group_norm, layer_norm, linear, maps, prelu, squeeze_excite};
+use common::norm::NaiveNorm;
+use common::subject::VIEW;
 use common::{
-    Run, assert_close, assert_equal, assert_same_bits, cropped, device, eighths, entries, fractions, gradient,
-    in_zeros, param, replaced, to_f64, values,
+    Run, assert_close, assert_equal, assert_same_bits, cropped, entries, entry, fractions, gradient, replaced, tensor,
+    to_f64, values,
 };
-use elastic_layers::{
-    Architecture, Elastic, ElasticBatchNorm, ElasticBatchNormConfig, ElasticLinear, ElasticLinearConfig, SearchSpace,
-};
+use elastic_layers::{Elastic, ElasticBatchNormConfig, ElasticGroupNormConfig, SearchSpace, Statistics};
 use proptest::prelude::*;
 
-/// A module after a step of plain gradient descent.
-fn stepped<M: Module + Clone>(module: &M, gradients: Gradients, of: &M) -> M {
-    let gradients = GradientsParams::from_grads(gradients, of);
-    SgdConfig::new().init().step(0.25, module.clone(), gradients)
-}
-
-fn ids<M: Module>(module: &M) -> Vec<ParamId> {
-    burn::module::list_param_ids(module)
-}
-
-/// The weights and bias of a supernet's convolution.
-fn convolution_values(case: &Case) -> (Vec<f32>, Vec<f32>) {
-    (eighths(case.seed, case.weight_shape(case.max).iter().product()), eighths(case.seed + 1, case.max[1]))
+/// Compares the view of a norm, and the gradients of its parameters, with the definition.
+fn check_norm(run: &Run, naive: &NaiveNorm, of_gamma: &[f32], of_beta: Option<&[f32]>, tolerance: f64) {
+    assert_close("output, naive", &run.output, &naive.output, tolerance * naive.gain);
+    assert_close("input gradient, naive", &run.input_gradient, &naive.input, tolerance * naive.gain.powi(2));
+    assert_close("gamma's gradient, naive", of_gamma, &naive.gamma, tolerance * naive.gain);
+    if let Some(of_beta) = of_beta {
+        assert_close("beta's gradient, naive", of_beta, &naive.beta, tolerance);
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn a_convolution_is_the_small_one(mut case in cases()) {
-        case.seed >>= 8;
-        let (weight, bias) = convolution_values(&case);
-        let (small_weight, small_bias) = case.active_values(&weight, &bias);
-        let (supernet, _, architecture) = case.elastic(&weight, &bias, &device());
-        let view = supernet.select(&architecture);
-        let burn = case.burn(case.active, &small_weight, &small_bias, &device());
-        prop_assert_eq!(view.active_channels(), case.active);
-
-        let shape = case.images(case.active[0]);
-        let images = eighths(case.seed + 2, shape.iter().product());
-        let upstream = |count| eighths(case.seed + 3, count);
-        let ours = Run::new(&images, shape, upstream, |x| view.forward(x));
-        let theirs = Run::new(&images, shape, upstream, |x| burn.forward(x));
-        let naive = Naive::new(&case, case.active, &images, &small_weight, &small_bias, &upstream(ours.output.len()));
-
-        let [rows, columns] = case.output_size().expect("an output");
-        prop_assert_eq!(&ours.output_shape, &[case.batch, case.active[1], rows, columns]);
-        assert_equal("output, Burn", &ours.output, &to_f64(&theirs.output));
-        assert_equal("output, naive", &ours.output, &naive.output);
-        assert_equal("input gradient, Burn", &ours.input_gradient, &to_f64(&theirs.input_gradient));
-        assert_equal("input gradient, naive", &ours.input_gradient, &naive.input);
-
-        let of_weight = gradient(&supernet.weight, &ours.gradients);
-        let of_small = gradient(&burn.weight, &theirs.gradients);
-        let (large, small) = (case.weight_shape(case.max), case.weight_shape(case.active));
-        assert_equal("weight gradient, Burn", &of_weight, &to_f64(&in_zeros(&of_small, &large, &small)));
-        assert_equal("weight gradient, naive", &cropped(&of_weight, &large, &small), &naive.weight);
-        if let (Some(ours_bias), Some(theirs_bias)) = (&supernet.bias, &burn.bias) {
-            let (of_bias, of_small) = (gradient(ours_bias, &ours.gradients), gradient(theirs_bias, &theirs.gradients));
-            let (max, active) = ([case.max[1]], [case.active[1]]);
-            assert_equal("bias gradient, Burn", &of_bias, &to_f64(&in_zeros(&of_small, &max, &active)));
-            assert_equal("bias gradient, naive", &cropped(&of_bias, &max, &active), &naive.bias);
-        }
-    }
-
-    #[test]
-    fn a_materialised_convolution_has_the_small_weights_and_nothing_else(mut case in cases()) {
-        case.seed >>= 8;
-        let (weight, bias) = convolution_values(&case);
-        let (small_weight, small_bias) = case.active_values(&weight, &bias);
-        let (supernet, space, architecture) = case.elastic(&weight, &bias, &device());
-        let small = supernet.materialize_at(&architecture);
-        assert_same_bits("weight", &values(small.weight.val()), &small_weight);
-        prop_assert_eq!(small.weight.val().dims(), case.weight_shape(case.active));
-        if let Some(small) = &small.bias {
-            assert_same_bits("bias", &values(small.val()), &small_bias);
-        }
-        prop_assert!(ids(&small).iter().all(|id| !ids(&supernet).contains(id)), "parameters of its own");
-        // Sizes are fixed: it is the same in any architecture.
-        let again = small.select(&space.smallest());
-        prop_assert_eq!(again.active_channels(), case.active);
-
-        let shape = case.images(case.active[0]);
-        let images = fractions(case.seed + 2, shape.iter().product());
-        let upstream = |count| fractions(case.seed + 3, count);
-        let view = Run::new(&images, shape, upstream, |x| supernet.select(&architecture).forward(x));
-        let run = Run::new(&images, shape, upstream, |x| small.forward(x));
-        assert_equal("output", &run.output, &to_f64(&view.output));
-        assert_equal("input gradient", &run.input_gradient, &to_f64(&view.input_gradient));
-        let of_small = gradient(&small.weight, &run.gradients);
-        let of_view = gradient(&supernet.weight, &view.gradients);
-        let (large, inside) = (case.weight_shape(case.max), case.weight_shape(case.active));
-        assert_equal("weight gradient", &of_small, &to_f64(&cropped(&of_view, &large, &inside)));
-    }
-
-    #[test]
-    fn a_step_on_a_convolutions_view_moves_the_supernet_inside_the_view_only(mut case in cases()) {
-        case.seed >>= 8;
-        let (weight, bias) = convolution_values(&case);
-        let (small_weight, small_bias) = case.active_values(&weight, &bias);
-        let (supernet, _, architecture) = case.elastic(&weight, &bias, &device());
-        let view = supernet.select(&architecture);
-        prop_assert_eq!(ids(&view), ids(&supernet));
-        let burn = case.burn(case.active, &small_weight, &small_bias, &device());
-        let shape = case.images(case.active[0]);
-        let images = eighths(case.seed + 2, shape.iter().product());
-        let upstream = |count| eighths(case.seed + 3, count);
-
-        let ours = Run::new(&images, shape, upstream, |x| view.forward(x));
-        let theirs = Run::new(&images, shape, upstream, |x| burn.forward(x));
-        let (after, small) = (stepped(&supernet, ours.gradients, &view), stepped(&burn, theirs.gradients, &burn));
-        let (large, inside) = (case.weight_shape(case.max), case.weight_shape(case.active));
-        let expected = replaced(&weight, &values(small.weight.val()), &large, &inside);
-        assert_same_bits("weight", &values(after.weight.val()), &expected);
-        if let (Some(after), Some(small)) = (after.bias, small.bias) {
-            let expected = replaced(&bias, &values(small.val()), &[case.max[1]], &[case.active[1]]);
-            assert_same_bits("bias", &values(after.val()), &expected);
-        }
-        assert_same_bits("the supernet that was stepped from", &values(supernet.weight.val()), &weight);
-    }
-}
-
-/// A supernet's linear layer of dimensions "in" and "out", and an architecture of it.
-struct Linear {
-    layer: ElasticLinear,
-    architecture: Architecture,
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-}
-
-impl Linear {
-    fn new([inputs, outputs]: [(usize, usize); 2], bias: bool, seed: u64) -> Self {
-        let mut space = SearchSpace::new();
-        let mut size = |name, max| space.channels(name, max).range(1..=max).add().expect("a dimension");
-        let sizes = [size("in", inputs.0), size("out", outputs.0)];
-        let [ins, outs] = sizes;
-        let mut layer = ElasticLinearConfig::new(ins, outs).with_bias(bias).init(&device());
-        let (weight, shift) = (eighths(seed, inputs.0 * outputs.0), eighths(seed + 1, outputs.0));
-        layer.weight = param(&weight, [inputs.0, outputs.0], &device());
-        layer.bias = layer.bias.map(|_| param(&shift, [outputs.0], &device()));
-        let architecture = space.architecture([inputs.1, outputs.1]).expect("sizes in range");
-        Self { layer, architecture, weight, bias: shift }
-    }
-}
-
-/// A maximum and a size of at most that.
-fn sizes() -> impl Strategy<Value = (usize, usize)> {
-    (1..=9usize).prop_flat_map(|max| (Just(max), 1..=max))
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn a_linear_layer_is_the_small_one(ins in sizes(), outs in sizes(), batch in 1..=4usize, bias: bool, seed in 0..1u64 << 50) {
-        let supernet = Linear::new([ins, outs], bias, seed);
-        let (large, small) = ([ins.0, outs.0], [ins.1, outs.1]);
-        let small_weight = cropped(&supernet.weight, &large, &small);
-        let mut burn = LinearConfig::new(ins.1, outs.1).with_bias(bias).init(&device());
-        burn.weight = param(&small_weight, small, &device());
-        burn.bias = burn.bias.map(|_| param(&supernet.bias[..outs.1], [outs.1], &device()));
-        let view = supernet.layer.select(&supernet.architecture);
-
-        let input = eighths(seed + 2, batch * ins.1);
-        let upstream = |count| eighths(seed + 3, count);
-        let ours = Run::new(&input, [batch, ins.1], upstream, |x| view.forward(x));
-        let theirs = Run::new(&input, [batch, ins.1], upstream, |x| burn.forward(x));
-        let g = upstream(batch * outs.1);
+    fn a_linear_layer(maps in maps()) {
+        let subject = linear(&maps);
+        let run = subject.check_view(0.0);
+        let [inputs, outputs] = [subject.inputs[VIEW][1], maps.other.active()];
+        let (x, weight) = (subject.input(VIEW), entry(&subject.burn[VIEW], "weight"));
+        let g = subject.upstream(maps.batch * outputs);
+        let bias = if maps.option { entry(&subject.burn[VIEW], "bias") } else { vec![0.0; outputs] };
         let (mut y, mut dx, mut dw, mut db) =
-            (vec![0.0; batch * outs.1], vec![0.0; batch * ins.1], vec![0.0; ins.1 * outs.1], vec![0.0; outs.1]);
-        for (row, column) in (0..batch).flat_map(|row| (0..outs.1).map(move |column| (row, column))) {
-            let to = row * outs.1 + column;
-            y[to] = if bias { supernet.bias[column] as f64 } else { 0.0 };
+            (vec![0.0; g.len()], vec![0.0; x.len()], vec![0.0; weight.len()], vec![0.0; outputs]);
+        for (row, column) in (0..maps.batch).flat_map(|row| (0..outputs).map(move |column| (row, column))) {
+            let to = row * outputs + column;
+            y[to] = bias[column] as f64;
             db[column] += g[to] as f64;
-            for feature in 0..ins.1 {
-                let (x, w) = (input[row * ins.1 + feature] as f64, small_weight[feature * outs.1 + column] as f64);
-                y[to] += x * w;
-                dx[row * ins.1 + feature] += g[to] as f64 * w;
-                dw[feature * outs.1 + column] += g[to] as f64 * x;
+            for feature in 0..inputs {
+                let (from, by) = (row * inputs + feature, feature * outputs + column);
+                y[to] += x[from] as f64 * weight[by] as f64;
+                dx[from] += g[to] as f64 * weight[by] as f64;
+                dw[by] += g[to] as f64 * x[from] as f64;
             }
         }
-        assert_equal("output, Burn", &ours.output, &to_f64(&theirs.output));
-        assert_equal("output, naive", &ours.output, &y);
-        assert_equal("input gradient, Burn", &ours.input_gradient, &to_f64(&theirs.input_gradient));
-        assert_equal("input gradient, naive", &ours.input_gradient, &dx);
-        let of_weight = gradient(&supernet.layer.weight, &ours.gradients);
-        let of_small = gradient(&burn.weight, &theirs.gradients);
-        assert_equal("weight gradient, Burn", &of_weight, &to_f64(&in_zeros(&of_small, &large, &small)));
-        assert_equal("weight gradient, naive", &cropped(&of_weight, &large, &small), &dw);
-        if let Some(bias) = &supernet.layer.bias {
-            let of_bias = gradient(bias, &ours.gradients);
-            assert_equal("bias gradient, naive", &of_bias[..outs.1], &db);
-            assert_equal("bias gradient outside", &of_bias[outs.1..], &vec![0.0; outs.0 - outs.1]);
+        assert_equal("output, naive", &run.output, &y);
+        assert_equal("input gradient, naive", &run.input_gradient, &dx);
+        let supernet = &subject.supernet;
+        let of_weight = gradient(&supernet.weight, &run.gradients);
+        let inside = cropped(&of_weight, &supernet.weight.dims(), subject.used("weight"));
+        assert_equal("weight gradient, naive", &inside, &dw);
+        if let Some(bias) = &supernet.bias {
+            let of_bias = gradient(bias, &run.gradients);
+            assert_equal("bias gradient, naive", &cropped(&of_bias, &bias.dims(), subject.used("bias")), &db);
         }
 
-        let (after, small_after) =
-            (stepped(&supernet.layer, ours.gradients, &view), stepped(&burn, theirs.gradients, &burn));
-        let expected = replaced(&supernet.weight, &values(small_after.weight.val()), &large, &small);
+        let view = subject.view();
+        let after = SgdConfig::new().init().step(
+            0.25, supernet.clone(), GradientsParams::from_grads(run.gradients, &view),
+        );
+        let theirs = subject.run_burn(&subject.burn[VIEW], VIEW);
+        let theirs = GradientsParams::from_grads(theirs.gradients, &subject.burn[VIEW]);
+        let small = SgdConfig::new().init().step(0.25, subject.burn[VIEW].clone(), theirs);
+        let shape = supernet.weight.dims();
+        let old = values(supernet.weight.val());
+        let expected = replaced(&old, &values(small.weight.val()), &shape, subject.used("weight"));
         assert_same_bits("weight after a step", &values(after.weight.val()), &expected);
-
-        let materialised = supernet.layer.materialize_at(&supernet.architecture);
-        assert_same_bits("materialised weight", &values(materialised.weight.val()), &small_weight);
-        let run = Run::new(&input, [batch, ins.1], upstream, |x| materialised.forward(x));
-        // Burn's product of a slice may give zeros of the other sign.
-        assert_equal("materialised output", &run.output, &to_f64(&ours.output));
     }
-}
-
-/// Output and gradients of a batch norm over `[batch, features, positions]`, from the definition.
-struct NaiveNorm {
-    output: Vec<f64>,
-    input: Vec<f64>,
-    gamma: Vec<f64>,
-    beta: Vec<f64>,
-    /// By how much an error of a rounding is magnified: the largest 1 / deviation.
-    gain: f64,
-}
-
-impl NaiveNorm {
-    fn new(
-        [batch, features, positions]: [usize; 3],
-        x: &[f32],
-        gamma: &[f32],
-        beta: &[f32],
-        g: &[f32],
-        e: f64,
-    ) -> Self {
-        let zeros = |count| vec![0.0; count];
-        let mut naive = Self {
-            output: zeros(x.len()),
-            input: zeros(x.len()),
-            gamma: zeros(features),
-            beta: zeros(features),
-            gain: 1.0,
-        };
-        for feature in 0..features {
-            let places: Vec<_> = (0..batch)
-                .flat_map(|image| {
-                    (0..positions).map(move |position| (image * features + feature) * positions + position)
-                })
-                .collect();
-            let mean_of = |value: &dyn Fn(usize) -> f64| {
-                places.iter().map(|&place| value(place)).sum::<f64>() / places.len() as f64
-            };
-            let mean = mean_of(&|place| x[place] as f64);
-            let variance = mean_of(&|place| (x[place] as f64 - mean).powi(2));
-            let deviation = (variance + e).sqrt();
-            let normal = |place: usize| (x[place] as f64 - mean) / deviation;
-            let mean_gradient = mean_of(&|place| g[place] as f64);
-            let mean_product = mean_of(&|place| g[place] as f64 * normal(place));
-            for &place in &places {
-                naive.output[place] = gamma[feature] as f64 * normal(place) + beta[feature] as f64;
-                naive.input[place] = gamma[feature] as f64 / deviation
-                    * (g[place] as f64 - mean_gradient - normal(place) * mean_product);
-            }
-            naive.gamma[feature] = mean_product * places.len() as f64;
-            naive.beta[feature] = mean_gradient * places.len() as f64;
-            naive.gain = naive.gain.max(1.0 / deviation);
-        }
-        naive
-    }
-}
-
-fn norm(features: usize, gamma: &[f32], beta: &[f32]) -> (ElasticBatchNorm, SearchSpace) {
-    let mut space = SearchSpace::new();
-    let size = space.channels("features", features).range(1..=features).add().expect("a dimension");
-    let mut norm = ElasticBatchNormConfig::new(size).init(&device());
-    norm.gamma = param(gamma, [features], &device());
-    norm.beta = param(beta, [features], &device());
-    (norm, space)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn a_batch_norm_is_the_small_one(
-        (max, active) in sizes(), batch in 1..=4usize, map in [1..=5usize, 1..=5usize], seed in 0..1u64 << 50
-    ) {
-        let (gamma, beta) = (fractions(seed, max), fractions(seed + 1, max));
-        let (supernet, space) = norm(max, &gamma, &beta);
-        let before = entries(&supernet);
-        let view = supernet.select(&space.architecture([active]).expect("a size in range"));
-        let mut burn = BatchNormConfig::new(active).init(&device());
-        burn.gamma = param(&gamma[..active], [active], &device());
-        burn.beta = param(&beta[..active], [active], &device());
+    fn a_batch_norm(maps in maps()) {
+        let subject = batch_norm(&maps);
+        let run = subject.check_view(1e-5);
+        let (x, [gamma, beta]) = (subject.input(VIEW), ["gamma", "beta"].map(|path| entry(&subject.burn[VIEW], path)));
+        let positions = maps.map[0] * maps.map[1];
+        let feature = |place: usize| place / positions % gamma.len();
+        let naive = NaiveNorm::new([&x, &subject.upstream(x.len())], [&gamma, &beta], 1e-3, feature, feature);
+        let inside = |param, path| cropped(&gradient(param, &run.gradients), &[maps.features.max()], subject.used(path));
+        let [of_gamma, of_beta] = [inside(&subject.supernet.gamma, "gamma"), inside(&subject.supernet.beta, "beta")];
+        check_norm(&run, &naive, &of_gamma, Some(&of_beta), 1e-5);
+    }
 
-        let shape = [batch, active, map[0], map[1]];
-        let images = fractions(seed + 2, shape.iter().product());
-        let upstream = |count| fractions(seed + 3, count);
-        let ours = Run::new(&images, shape, upstream, |x| view.forward(x));
-        let theirs = Run::new(&images, shape, upstream, |x| burn.forward(x));
+    #[test]
+    fn a_group_norm(maps in maps()) {
+        let subject = group_norm(&maps);
+        let run = subject.check_view(1e-5);
+        let (positions, each) = (maps.map[0] * maps.map[1], maps.other.active());
+        let channels = maps.features.active() * each;
+        let (x, supernet) = (subject.input(VIEW), &subject.supernet);
+        prop_assert_eq!(supernet.gamma.is_some(), maps.option);
+        let value = |path, otherwise| if maps.option { entry(&subject.burn[VIEW], path) } else { vec![otherwise; channels] };
+        let [gamma, beta] = [value("gamma", 1.0), value("beta", 0.0)];
+        let g = subject.upstream(x.len());
         let naive = NaiveNorm::new(
-            [batch, active, map[0] * map[1]], &images, &gamma[..active], &beta[..active], &upstream(images.len()), 1e-5,
+            [&x, &g], [&gamma, &beta], 1e-3, |place| place / positions / each, |place| place / positions % channels,
         );
-        let of_gamma = gradient(&supernet.gamma, &ours.gradients);
-        let of_beta = gradient(&supernet.beta, &ours.gradients);
-        let tolerance = 1e-5 * naive.gain;
-        assert_close("output, Burn", &ours.output, &to_f64(&theirs.output), tolerance);
-        let gradient_tolerance = tolerance * naive.gain;
-        assert_close("input gradient, Burn", &ours.input_gradient, &to_f64(&theirs.input_gradient), gradient_tolerance);
-        let (max, active) = ([max], [active]);
-        let padded = |small: Vec<f32>| to_f64(&in_zeros(&small, &max, &active));
-        assert_close("gamma's gradient, Burn", &of_gamma, &padded(gradient(&burn.gamma, &theirs.gradients)), tolerance);
-        assert_close("beta's gradient, Burn", &of_beta, &padded(gradient(&burn.beta, &theirs.gradients)), tolerance);
-        for of in [&of_gamma, &of_beta] {
-            assert!(of[active[0]..].iter().all(|&outside| outside == 0.0), "a gradient outside the view: {of:?}");
-        }
-        assert_close("output, naive", &ours.output, &naive.output, tolerance);
-        assert_close("input gradient, naive", &ours.input_gradient, &naive.input, tolerance * naive.gain);
-        assert_close("gamma's gradient, naive", &of_gamma[..active[0]], &naive.gamma, tolerance);
-        assert_close("beta's gradient, naive", &of_beta[..active[0]], &naive.beta, tolerance);
+        let inside = |param: Option<_>, path, naive: &[f64]| param.map_or_else(
+            || naive.iter().map(|&value| value as f32).collect(),
+            |param| cropped(&gradient(param, &run.gradients), &[maps.features.max() * maps.other.max()], subject.used(path)),
+        );
+        let of_gamma = inside(supernet.gamma.as_ref(), "gamma", &naive.gamma);
+        let of_beta = inside(supernet.beta.as_ref(), "beta", &naive.beta);
+        check_norm(&run, &naive, &of_gamma, Some(&of_beta), 1e-5);
+    }
 
-        let (after, small) = (stepped(&supernet, ours.gradients, &view), stepped(&burn, theirs.gradients, &burn));
-        let expected = |all: &[f32], small| to_f64(&replaced(all, &values(small), &max, &active));
-        assert_close("gamma after a step", &values(after.gamma.val()), &expected(&gamma, small.gamma.val()), tolerance);
-        assert_close("beta after a step", &values(after.beta.val()), &expected(&beta, small.beta.val()), tolerance);
-        prop_assert_eq!(entries(&supernet), before, "the supernet and its running statistics are as they were");
+    #[test]
+    fn a_layer_norm(maps in maps()) {
+        let subject = layer_norm(&maps);
+        let run = subject.check_view(1e-5);
+        let (x, features) = (subject.input(VIEW), maps.features.active());
+        let gamma = entry(&subject.burn[VIEW], "gamma");
+        let beta = if maps.option { entry(&subject.burn[VIEW], "beta") } else { vec![0.0; features] };
+        let g = subject.upstream(x.len());
+        let naive =
+            NaiveNorm::new([&x, &g], [&gamma, &beta], 1e-3, |place| place / features, |place| place % features);
+        let inside = |param, path| cropped(&gradient(param, &run.gradients), &[maps.features.max()], subject.used(path));
+        let of_gamma = inside(&subject.supernet.gamma, "gamma");
+        let of_beta = subject.supernet.beta.as_ref().map(|beta| inside(beta, "beta"));
+        check_norm(&run, &naive, &of_gamma, of_beta.as_deref(), 1e-5);
+    }
+
+    #[test]
+    fn a_prelu(maps in maps()) {
+        let subject = prelu(&maps);
+        let run = subject.check_view(1e-6);
+        let (x, slopes, channels) = (subject.input(VIEW), entry(&subject.burn[VIEW], "alpha"), maps.features.active());
+        let (positions, g) = (maps.map[0] * maps.map[1], subject.upstream(x.len()));
+        let slope = |place: usize| place / positions % channels % slopes.len();
+        let (mut y, mut dx, mut da) = (Vec::new(), Vec::new(), vec![0.0; slopes.len()]);
+        for (place, (&x, &g)) in x.iter().zip(&g).enumerate() {
+            let factor = if x > 0.0 { 1.0 } else { slopes[slope(place)] as f64 };
+            y.push(x as f64 * factor);
+            dx.push(g as f64 * factor);
+            da[slope(place)] += g as f64 * x.min(0.0) as f64;
+        }
+        assert_close("output, naive", &run.output, &y, 1e-6);
+        assert_close("input gradient, naive", &run.input_gradient, &dx, 1e-6);
+        let alpha = &subject.supernet.alpha;
+        let of_alpha = cropped(&gradient(alpha, &run.gradients), &alpha.dims(), subject.used("alpha"));
+        assert_close("gradient of the slopes, naive", &of_alpha, &da, 1e-5);
+    }
+
+    #[test]
+    fn a_squeeze_excite_block(maps in maps()) {
+        let subject = squeeze_excite(&maps);
+        let run = subject.check_view(1e-5);
+        let value = |path| to_f64(&entry(&subject.burn[VIEW], path));
+        let [channels, squeezed] = [maps.features.active(), maps.other.active()];
+        let (positions, x) = (maps.map[0] * maps.map[1], to_f64(&subject.input(VIEW)));
+        let layer = |x: &[f64], [weight, bias]: [Vec<f64>; 2]| -> Vec<f64> {
+            let row = |output: usize| x.iter().zip(&weight[output * x.len()..]).map(|(x, weight)| x * weight).sum::<f64>();
+            (0..bias.len()).map(|output| row(output) + bias[output]).collect()
+        };
+        let expected: Vec<f64> = x.chunks(channels * positions).flat_map(|image| {
+            let means: Vec<f64> = image.chunks(positions).map(|map| map.iter().sum::<f64>() / positions as f64).collect();
+            let reduced = layer(&means, ["reduce.weight", "reduce.bias"].map(value));
+            assert_eq!(reduced.len(), squeezed);
+            let rectified: Vec<f64> = reduced.iter().map(|value| value.max(0.0)).collect();
+            let excited = layer(&rectified, ["expand.weight", "expand.bias"].map(value));
+            let gate = |x: f64| if maps.option { 1.0 / (1.0 + (-x).exp()) } else { (x / 6.0 + 0.5).clamp(0.0, 1.0) };
+            let scaled = |(place, pixel): (usize, &f64)| pixel * gate(excited[place / positions]);
+            image.iter().enumerate().map(scaled).collect::<Vec<_>>()
+        }).collect();
+        assert_close("output, naive", &run.output, &expected, 1e-5);
     }
 }
 
 #[test]
 fn running_statistics_of_a_narrow_view_are_not_those_of_the_supernet() {
-    let (supernet, space) = norm(4, &[1.0; 4], &[0.0; 4]);
+    let mut space = SearchSpace::new();
+    let size = space.channels("features", 4).range(1..=4).add().expect("a dimension");
+    let supernet = ElasticBatchNormConfig::new(size).init(&common::device());
     let before = entries(&supernet);
-    let view = supernet.select(&space.smallest()).with_statistics(elastic_layers::Statistics::Running);
-    let images = common::tensor(&fractions(1, 8), [2, 1, 2, 2], &device());
+    let view = supernet.select(&space.smallest()).with_statistics(Statistics::Running);
+    let images = tensor(&fractions(1, 8), [2, 1, 2, 2], &common::device());
     let _ = view.forward(images);
     assert_eq!(entries(&supernet), before);
+}
+
+#[test]
+fn a_group_norm_of_a_fixed_number_of_groups_regroups_the_channels_in_use() {
+    let mut space = SearchSpace::new();
+    let width = space.channels("width", 8).range(2..=8).step_by(2).add().expect("a dimension");
+    let norm = ElasticGroupNormConfig::new(2, width).init(&common::device());
+    let view = norm.select(&space.architecture([4]).expect("a width"));
+    let (x, g) = (fractions(1, 2 * 4 * 3), fractions(2, 2 * 4 * 3));
+    let run = Run::new(&x, [2, 4, 3], |_| g.clone(), |x| view.forward(x));
+    let naive = NaiveNorm::new([&x, &g], [&[1.0; 4], &[0.0; 4]], 1e-5, |place| place / 6, |place| place / 3 % 4);
+    let of_gamma = gradient(norm.gamma.as_ref().expect("a scale"), &run.gradients);
+    check_norm(&run, &naive, &of_gamma[..4], None, 1e-5);
+    assert_eq!(of_gamma[4..], [0.0; 4]);
 }

@@ -1,6 +1,6 @@
 //! The derive macro of `elastic_layers::Elastic`.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
 use syn::{Data, DeriveInput, Fields, Index, parse_macro_input, parse_quote};
 
@@ -21,7 +21,7 @@ fn expand(mut input: DeriveInput) -> syn::Result<TokenStream> {
     let (impl_generics, type_generics, where_clause) = input.generics.split_for_impl();
     let (adapt, visit) = match &input.data {
         Data::Struct(data) => {
-            let arm = arm(quote!(Self), &data.fields)?;
+            let arm = arm(quote!(Self), &data.fields, None)?;
             (arm.adapt, arm.visit)
         }
         Data::Enum(data) => {
@@ -29,7 +29,7 @@ fn expand(mut input: DeriveInput) -> syn::Result<TokenStream> {
             let mut visit = TokenStream::new();
             for variant in &data.variants {
                 let ident = &variant.ident;
-                let arm = arm(quote!(Self::#ident), &variant.fields)?;
+                let arm = arm(quote!(Self::#ident), &variant.fields, Some(ident))?;
                 adapt.extend(arm.adapt);
                 visit.extend(arm.visit);
             }
@@ -56,7 +56,8 @@ struct Arm {
     visit: TokenStream,
 }
 
-fn arm(path: TokenStream, fields: &Fields) -> syn::Result<Arm> {
+/// In module paths, Burn names what a variant holds after the variant.
+fn arm(path: TokenStream, fields: &Fields, variant: Option<&Ident>) -> syn::Result<Arm> {
     let mut pattern = TokenStream::new();
     let mut adapted = TokenStream::new();
     let mut visited = TokenStream::new();
@@ -69,6 +70,7 @@ fn arm(path: TokenStream, fields: &Fields) -> syn::Result<Arm> {
                 (quote!(#number), index.to_string())
             }
         };
+        let name = variant.map_or(name, Ident::to_string);
         if is_skipped(field)? {
             pattern.extend(quote!(#member: #binding,));
             adapted.extend(quote!(#member: ::core::clone::Clone::clone(#binding),));

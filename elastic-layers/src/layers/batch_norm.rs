@@ -197,8 +197,9 @@ impl From<BatchNorm> for ElasticBatchNorm {
 /// Burn's own layer with the parameters and running statistics in use: of a view, a copy of its part.
 impl From<ElasticBatchNorm> for BatchNorm {
     fn from(norm: ElasticBatchNorm) -> Self {
+        let norm = if norm.known == norm.features { norm } else { norm.with_own_statistics() };
         let ElasticBatchNorm { gamma, beta, training, running_mean, running_var, momentum, epsilon, features, .. } =
-            norm.with_own_statistics();
+            norm;
         let (gamma, beta) = (in_use(gamma, [&features]), in_use(beta, [&features]));
         Self { gamma, beta, training, running_mean, running_var, momentum, epsilon }
     }

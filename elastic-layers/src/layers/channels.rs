@@ -82,16 +82,18 @@ impl Channels {
         assert!(got == expected, "{}: expected {expected} input channels, got {got}", layer());
     }
 
-    /// Checks the weight of a layer that is to be the supernet's.
+    /// Checks the weight and the number of groups of a layer that is to be the supernet's.
     ///
     /// # Panics
-    /// If it has other channels.
-    pub(super) fn check_weight<const D: usize>(&self, layer: &str, weight: &Param<Tensor<D>>) {
+    /// If it has other channels or groups.
+    pub(super) fn check_layer<const D: usize>(&self, layer: &str, weight: &Param<Tensor<D>>, groups: usize) {
         let (expected, got) = (self.weight().map(Axis::len), weight.lazy_shape().dims::<D>());
         assert!(
             got[..2] == expected,
             "{layer} [{self}]: expected a weight of shape {expected:?} x kernel, got {got:?}"
         );
+        let expected = self.groups.len();
+        assert!(groups == expected, "{layer} [{self}]: expected {expected} groups, got {groups}");
     }
 
     /// The first two axes of the weight.

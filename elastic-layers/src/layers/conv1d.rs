@@ -6,6 +6,7 @@ use burn::nn::{Initializer, PaddingConfig1d};
 use burn::tensor::module::conv1d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
+use elastic_kernels::conv2d;
 
 use super::channels::{Channels, elastic_convolution, same_padding};
 use super::label::Label;
@@ -112,7 +113,7 @@ impl ElasticConv1dConfig {
     /// If that has other sizes, or the numbers of channels are not written as groups.
     pub fn take_over(&self, conv: Conv1d) -> ElasticConv1d {
         let channels = Channels::new("ElasticConv1d", &self.channels, &self.groups);
-        channels.check_weight("ElasticConv1d", &conv.weight);
+        channels.check_layer("ElasticConv1d", &conv.weight, conv.groups);
         ElasticConv1d { channels, ..conv.into() }
     }
 }
@@ -156,6 +157,13 @@ impl ElasticConv1d {
         let padding = [self.padding_pair(length)];
         let options = ConvOptions::new_with_padding([self.stride], padding, [self.dilation], self.channels.groups());
         let (weight, bias) = self.channels.active(&self.weight, self.bias.as_ref());
+        // Burn's gradient of a grouped and strided 1-D weight is wrong where the stride leaves a rest; that in 2-D is not.
+        if self.channels.groups() > 1 && self.stride > 1 && input.device().is_autodiff() {
+            let padding = [(0, 0), padding[0]];
+            let options =
+                ConvOptions::new_with_padding([1, self.stride], padding, [1, self.dilation], self.channels.groups());
+            return conv2d(input.unsqueeze_dim(2), weight.unsqueeze_dim(2), bias, options).squeeze_dim(2);
+        }
         conv1d(input, weight, bias, options)
     }
 

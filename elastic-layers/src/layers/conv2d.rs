@@ -114,7 +114,7 @@ impl ElasticConv2dConfig {
     /// If that has other sizes, or the numbers of channels are not written as groups.
     pub fn take_over(&self, conv: Conv2d) -> ElasticConv2d {
         let channels = Channels::new("ElasticConv2d", &self.channels, &self.groups);
-        channels.check_weight("ElasticConv2d", &conv.weight);
+        channels.check_layer("ElasticConv2d", &conv.weight, conv.groups);
         ElasticConv2d { channels, ..conv.into() }
     }
 }

@@ -121,7 +121,7 @@ impl ElasticConvTranspose2dConfig {
     /// If that has other sizes, or the numbers of channels are not written as groups.
     pub fn take_over(&self, conv: ConvTranspose2d) -> ElasticConvTranspose2d {
         let channels = Channels::transposed("ElasticConvTranspose2d", &self.channels, &self.groups);
-        channels.check_weight("ElasticConvTranspose2d", &conv.weight);
+        channels.check_layer("ElasticConvTranspose2d", &conv.weight, conv.groups);
         ElasticConvTranspose2d { channels, ..conv.into() }
     }
 }

@@ -10,11 +10,12 @@ use crate::Adaptation;
 pub(super) struct Label(Option<Arc<str>>);
 
 impl Label {
-    /// The label of the layer that a change has come to. One that is known stays.
+    /// The label of the layer that a change has come to. One that is known stays; a layer that was changed on its own may
+    /// have become part of a model since.
     pub(super) fn at(&self, adaptation: &Adaptation<'_>) -> Self {
-        match self {
-            Self(Some(_)) => self.clone(),
-            Self(None) => Self(Some(adaptation.path().into())),
+        match self.0.as_deref() {
+            Some(path) if !path.is_empty() => self.clone(),
+            _ => Self(Some(adaptation.path().into())),
         }
     }
 }

@@ -5,8 +5,11 @@
 
 pub mod backbones;
 pub mod conv;
+pub mod layers;
+pub mod norm;
+pub mod subject;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use elastic_layers::{Architecture, Backbone, SearchSpace};
@@ -86,29 +89,34 @@ impl Run {
     }
 }
 
-/// The positions, in a flat parameter of this shape, whose index is below `sizes` on every axis.
-pub fn inside(shape: &[usize], sizes: &[usize]) -> Vec<usize> {
-    assert_eq!(shape.len(), sizes.len());
+/// The positions, in a flat parameter of this shape, whose index is among those used on every axis.
+pub fn inside(shape: &[usize], used: &[Vec<usize>]) -> Vec<usize> {
+    assert_eq!(shape.len(), used.len());
     let is_inside = |flat: &usize| {
         let mut rest = *flat;
-        shape.iter().zip(sizes).rev().all(|(&length, &size)| {
+        shape.iter().zip(used).rev().all(|(&length, used)| {
             let index = rest % length;
             rest /= length;
-            index < size
+            used.contains(&index)
         })
     };
     (0..shape.iter().product()).filter(is_inside).collect()
 }
 
-/// The first entries along every axis.
-pub fn cropped(values: &[f32], shape: &[usize], sizes: &[usize]) -> Vec<f32> {
-    inside(shape, sizes).into_iter().map(|index| values[index]).collect()
+/// The first entries of every axis, as those that are used.
+pub fn first(sizes: &[usize]) -> Vec<Vec<usize>> {
+    sizes.iter().map(|&size| (0..size).collect()).collect()
 }
 
-/// `outside` with its first entries along every axis replaced.
-pub fn replaced(outside: &[f32], small: &[f32], shape: &[usize], sizes: &[usize]) -> Vec<f32> {
+/// The entries that are used on every axis.
+pub fn cropped(values: &[f32], shape: &[usize], used: &[Vec<usize>]) -> Vec<f32> {
+    inside(shape, used).into_iter().map(|index| values[index]).collect()
+}
+
+/// `outside` with the entries that are used on every axis replaced.
+pub fn replaced(outside: &[f32], small: &[f32], shape: &[usize], used: &[Vec<usize>]) -> Vec<f32> {
     let mut all = outside.to_vec();
-    let positions = inside(shape, sizes);
+    let positions = inside(shape, used);
     assert_eq!(positions.len(), small.len());
     for (position, &value) in positions.into_iter().zip(small) {
         all[position] = value;
@@ -117,8 +125,8 @@ pub fn replaced(outside: &[f32], small: &[f32], shape: &[usize], sizes: &[usize]
 }
 
 /// A small gradient at its place in a large one that is zero elsewhere.
-pub fn in_zeros(small: &[f32], shape: &[usize], sizes: &[usize]) -> Vec<f32> {
-    replaced(&vec![0.0; shape.iter().product()], small, shape, sizes)
+pub fn in_zeros(small: &[f32], shape: &[usize], used: &[Vec<usize>]) -> Vec<f32> {
+    replaced(&vec![0.0; shape.iter().product()], small, shape, used)
 }
 
 /// Equal bit for bit.
@@ -159,16 +167,30 @@ pub struct Entry {
 
 /// All parameters and running statistics, by path, in the module's order.
 pub fn entries<M: Module>(module: &M) -> Vec<Entry> {
-    #[derive(Default)]
-    struct Visitor {
+    // `valid` waits for running statistics that are still on their way.
+    visited(&module.valid(), None)
+}
+
+/// The gradients of all parameters that have one, by path, in the module's order.
+pub fn gradients<M: Module>(module: &M, gradients: &Gradients) -> Vec<Entry> {
+    visited(module, Some(gradients))
+}
+
+fn visited<M: Module>(module: &M, gradients: Option<&Gradients>) -> Vec<Entry> {
+    struct Visitor<'a> {
         path: Vec<String>,
+        gradients: Option<&'a Gradients>,
         entries: Vec<Entry>,
     }
 
-    impl ModuleVisitor for Visitor {
+    impl ModuleVisitor for Visitor<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let (path, shape) = (self.path.join("."), param.val().dims().to_vec());
-            self.entries.push(Entry { path, shape, values: values(param.val()) });
+            let tensor = match self.gradients {
+                None => Some(param.val()),
+                Some(gradients) => param.val().grad(gradients),
+            };
+            self.entries.extend(tensor.map(|tensor| Entry { path, shape, values: values(tensor) }));
         }
 
         fn enter_module(&mut self, name: &str, _container: &str) {
@@ -180,10 +202,34 @@ pub fn entries<M: Module>(module: &M) -> Vec<Entry> {
         }
     }
 
-    let mut visitor = Visitor::default();
-    // `valid` waits for running statistics that are still on their way.
-    module.valid().visit(&mut visitor);
+    let mut visitor = Visitor { path: Vec::new(), gradients, entries: Vec::new() };
+    module.visit(&mut visitor);
     visitor.entries
+}
+
+/// A module whose parameters and running statistics are what `values` gives for their path and shape, as new parameters.
+pub fn filled<M: Module>(module: M, values: impl Fn(&str, &[usize]) -> Vec<f32>) -> M {
+    struct Mapper<F> {
+        path: Vec<String>,
+        values: F,
+    }
+
+    impl<F: Fn(&str, &[usize]) -> Vec<f32>> ModuleMapper for Mapper<F> {
+        fn map_float<const D: usize>(&mut self, old: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let shape = old.lazy_shape().dims::<D>();
+            param(&(self.values)(&self.path.join("."), &shape), shape, &old.lazy_device())
+        }
+
+        fn enter_module(&mut self, name: &str, _container: &str) {
+            self.path.push(name.to_string());
+        }
+
+        fn exit_module(&mut self, _name: &str, _container: &str) {
+            self.path.pop();
+        }
+    }
+
+    module.map(&mut Mapper { path: Vec::new(), values })
 }
 
 /// The values of one entry.
@@ -223,8 +269,8 @@ pub fn assert_step_stays_inside<M: Backbone>(supernet: &M, architecture: &Archit
     for (before, after) in entries(supernet).iter().zip(&entries(&after)) {
         assert_eq!(before.path, after.path);
         // A block that was dropped has no entry in the small network, and nothing inside.
-        let sizes = small.iter().find(|(path, _)| *path == before.path).map(|(_, shape)| shape.clone());
-        let inside = sizes.map_or(vec![], |sizes| self::inside(&before.shape, &sizes));
+        let sizes = small.iter().find(|(path, _)| *path == before.path).map(|(_, shape)| shape);
+        let inside = sizes.map_or(vec![], |sizes| inside(&before.shape, &first(sizes)));
         let mut expected = before.values.clone();
         for index in inside {
             assert!(after.values[index].is_finite(), "{architecture}: {}", before.path);
@@ -234,4 +280,9 @@ pub fn assert_step_stays_inside<M: Backbone>(supernet: &M, architecture: &Archit
         assert_same_bits(&format!("{architecture}: {}", before.path), &after.values, &expected);
     }
     assert!(changed > 0, "{architecture}: the step does something");
+}
+
+/// The ids of all parameters, in the module's order.
+pub fn ids<M: Module>(module: &M) -> Vec<ParamId> {
+    burn::module::list_param_ids(module)
 }
