@@ -310,7 +310,7 @@ mod tests {
             let size = tree.size(&mut space, &mut values);
             let used = tree.used();
             prop_assert_eq!(size.max(), used.len());
-            prop_assert!(Axis::from(size.clone()).ranges().eq([0..used.len()]));
+            prop_assert!(Axis::from(size.clone()).ranges().eq(std::iter::once(0..used.len())));
 
             let architecture = space.architecture(values).expect("values in range");
             let axis = Axis::from(size).at(&architecture);

@@ -1,4 +1,5 @@
-//! Elastic layers are modules as Burn's own are: conversion, records, inference, frozen parameters, devices.
+//! Elastic layers are modules as Burn's own are: conversion, records, inference, frozen parameters, devices. All of it
+//! with Burn's operations, so that outputs are the same bit for bit.
 
 mod common;
 
@@ -8,17 +9,12 @@ use common::conv::{Direction, cases, conv_transpose2d, conv1d, conv2d};
 use common::layers::{batch_norm, group_norm, linear, maps, prelu};
 use common::subject::{FULL, Subject, VIEW};
 use common::{assert_equal, assert_same_bits, device, eighths, entries, entry, filled, gradients, ids, to_f64};
-use elastic_layers::{Elastic, ElasticBatchNormConfig, SearchSpace, Statistics};
+use elastic_layers::{Elastic, ElasticBatchNorm, ElasticBatchNormConfig, SearchSpace, Statistics, kernels};
 use proptest::prelude::*;
-
-fn check_materialised<E: Elastic, B: Module, const D: usize>(subject: &Subject<E, B, D>) {
-    subject.check_materialised();
-}
-
-every_layer!(a_materialised_layer_is_the_view, 32, check_materialised);
 
 /// Burn's layer made of the supernet has the same parameters, of a view a copy of those in use.
 fn check_into_burn<E: Elastic, B: Module + From<E>, const D: usize>(subject: &Subject<E, B, D>) {
+    kernels::set_enabled(false);
     let supernet = subject.supernet.clone();
     let whole = B::from(supernet.clone());
     assert_eq!(ids(&whole), ids(&supernet), "the same parameters");
@@ -41,6 +37,7 @@ every_layer!(a_view_as_burns_layer, 24, check_into_burn);
 
 /// The elastic layer made of Burn's is of fixed sizes and has the same parameters.
 fn check_from_burn<E: Elastic + From<B>, B: Module, const D: usize>(subject: &Subject<E, B, D>) {
+    kernels::set_enabled(false);
     let fixed = E::from(subject.burn[FULL].clone());
     assert_eq!(ids(&fixed), ids(&subject.burn[FULL]));
     let expected = subject.run_burn(&subject.burn[FULL], FULL);
@@ -57,7 +54,6 @@ proptest! {
 
     #[test]
     fn a_layer_made_of_burns_is_of_fixed_size(case in cases(), maps in maps()) {
-        elastic_layers::kernels::set_enabled(false);
         check_from_burn(&conv2d(&case.clone().with_output(Direction::Forward), eighths));
         check_from_burn(&conv1d(&case.clone().one_dimensional(), eighths));
         check_from_burn(&conv_transpose2d(&case.with_output(Direction::Transposed), eighths));
@@ -70,6 +66,7 @@ proptest! {
 
 /// Records of elastic layers and of Burn's at full size are the same, and load into either.
 fn check_record<E: Elastic, B: Module, const D: usize>(subject: &Subject<E, B, D>) {
+    kernels::set_enabled(false);
     let zeros = |_: &str, shape: &[usize]| vec![0.0; shape.iter().product()];
     let fresh = |layer: E| filled(layer.fork(&device()), zeros);
     // Running statistics are shared by clones, and have to stay what they are.
@@ -98,6 +95,7 @@ every_layer!(a_record_loads_back, 16, check_record);
 
 /// A view and a supernet on other devices, and of other training states.
 fn check_states<E: Elastic, B: Module, const D: usize>(subject: &Subject<E, B, D>) {
+    kernels::set_enabled(false);
     let (supernet, [architecture, largest]) = (&subject.supernet, &subject.architectures);
     let all = entries(supernet);
     let has = |layer: &E, which| gradients(layer, &subject.run(layer, which).gradients).len();
@@ -145,18 +143,16 @@ fn check_states<E: Elastic, B: Module, const D: usize>(subject: &Subject<E, B, D
     assert!(moved.devices().iter().all(|device| *device == Device::default()));
 }
 
-every_layer!(states_are_those_of_burns_layers, 12, |subject| {
-    elastic_layers::kernels::set_enabled(false);
-    check_states(subject);
-});
+every_layer!(states_are_those_of_burns_layers, 12, check_states);
 
 #[test]
 fn the_training_flag_of_a_batch_norm_is_burns() {
+    kernels::set_enabled(false);
     let mut space = SearchSpace::new();
     let size = space.channels("features", 4).range(1..=4).add().expect("a dimension");
     let norm = || ElasticBatchNormConfig::new(size.clone()).init(&device());
     let input = || common::tensor(&eighths(1, 4 * 6), [2, 4, 3], &device());
-    let mean_after = |norm: &elastic_layers::ElasticBatchNorm| {
+    let mean_after = |norm: &ElasticBatchNorm| {
         let _ = norm.forward(input());
         entry(norm, "running_mean")
     };

@@ -5,6 +5,7 @@
 
 pub mod conv;
 pub mod layers;
+pub mod naive;
 pub mod norm;
 pub mod subject;
 
