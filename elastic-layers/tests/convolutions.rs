@@ -6,7 +6,8 @@ mod common;
 
 use burn::module::Module;
 use burn::optim::{GradientsParams, SgdConfig};
-use common::conv::{Case, Direction, Naive, cases, conv_transpose2d, conv1d, conv2d};
+use common::conv::{Case, Direction, cases, conv_transpose2d, conv1d, conv2d};
+use common::naive::Naive;
 use common::subject::{Subject, VIEW};
 use common::{Entry, assert_equal, assert_same_bits, cropped, eighths, entries, entry, gradients, ids, replaced};
 use elastic_layers::Elastic;

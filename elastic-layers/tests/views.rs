@@ -1,18 +1,25 @@
 //! A view of every layer that is no convolution is the small layer: outputs and gradients against Burn's layer with
-//! hand-cropped parameters and against the definition, and zeros outside the view.
+//! hand-cropped parameters and against the definition, and zeros outside the view. And what is materialised is the view.
 
 mod common;
 
+use burn::module::Module;
 use burn::optim::{GradientsParams, SgdConfig};
 use common::layers::{batch_norm, group_norm, layer_norm, linear, maps, prelu, squeeze_excite};
 use common::norm::NaiveNorm;
-use common::subject::VIEW;
+use common::subject::{Subject, VIEW};
 use common::{
     Run, assert_close, assert_equal, assert_same_bits, cropped, entries, entry, fractions, gradient, replaced, tensor,
     to_f64, values,
 };
 use elastic_layers::{Elastic, ElasticBatchNormConfig, ElasticGroupNormConfig, SearchSpace, Statistics};
 use proptest::prelude::*;
+
+fn check_materialised<E: Elastic, B: Module, const D: usize>(subject: &Subject<E, B, D>) {
+    subject.check_materialised();
+}
+
+every_layer!(a_materialised_layer_is_the_view, 32, check_materialised);
 
 /// Compares the view of a norm, and the gradients of its parameters, with the definition.
 fn check_norm(run: &Run, naive: &NaiveNorm, of_gamma: &[f32], of_beta: Option<&[f32]>, tolerance: f64) {

@@ -204,8 +204,7 @@ macro_rules! every_layer {
         mod $name {
             use super::*;
             use $crate::common::conv::{Direction, cases, conv_transpose2d, conv1d, conv2d};
-            use $crate::common::fractions;
-            use $crate::common::layers::*;
+            use $crate::common::{fractions, layers};
 
             proptest! {
                 #![proptest_config(ProptestConfig::with_cases($cases))]
@@ -226,33 +225,33 @@ macro_rules! every_layer {
                 }
 
                 #[test]
-                fn a_linear_layer(maps in maps()) {
-                    $check(&linear(&maps));
+                fn a_linear_layer(maps in layers::maps()) {
+                    $check(&layers::linear(&maps));
                 }
 
                 #[test]
-                fn a_batch_norm(maps in maps()) {
-                    $check(&batch_norm(&maps));
+                fn a_batch_norm(maps in layers::maps()) {
+                    $check(&layers::batch_norm(&maps));
                 }
 
                 #[test]
-                fn a_group_norm(maps in maps()) {
-                    $check(&group_norm(&maps));
+                fn a_group_norm(maps in layers::maps()) {
+                    $check(&layers::group_norm(&maps));
                 }
 
                 #[test]
-                fn a_layer_norm(maps in maps()) {
-                    $check(&layer_norm(&maps));
+                fn a_layer_norm(maps in layers::maps()) {
+                    $check(&layers::layer_norm(&maps));
                 }
 
                 #[test]
-                fn a_prelu(maps in maps()) {
-                    $check(&prelu(&maps));
+                fn a_prelu(maps in layers::maps()) {
+                    $check(&layers::prelu(&maps));
                 }
 
                 #[test]
-                fn a_squeeze_excite_block(maps in maps()) {
-                    $check(&squeeze_excite(&maps));
+                fn a_squeeze_excite_block(maps in layers::maps()) {
+                    $check(&layers::squeeze_excite(&maps));
                 }
             }
         }

@@ -6,6 +6,7 @@
 pub mod backbones;
 pub mod conv;
 pub mod layers;
+pub mod naive;
 pub mod norm;
 pub mod subject;
 
