@@ -1,10 +1,5 @@
-<<<<<<< HEAD
-//! Elastic layers are modules as Burn's own are: conversion, records, inference, frozen parameters, devices. The kernels,
-//! whose results differ from Burn's by rounding, are off in all tests here: they run at the same time.
-=======
 //! Elastic layers are modules as Burn's own are: conversion, records, inference, frozen parameters, devices. All of it
 //! with Burn's operations, so that outputs are the same bit for bit.
->>>>>>> 4ddc0660808c9238e381f73afc8eb9e6360f6537
 
 mod common;
 
@@ -14,22 +9,9 @@ use common::conv::{Direction, cases, conv_transpose2d, conv1d, conv2d};
 use common::layers::{batch_norm, group_norm, linear, maps, prelu};
 use common::subject::{FULL, Subject, VIEW};
 use common::{assert_equal, assert_same_bits, device, eighths, entries, entry, filled, gradients, ids, to_f64};
-<<<<<<< HEAD
-use elastic_layers::{Elastic, ElasticBatchNormConfig, SearchSpace, Statistics, kernels};
-use proptest::prelude::*;
-
-fn check_materialised<E: Elastic, B: Module, const D: usize>(subject: &Subject<E, B, D>) {
-    kernels::set_enabled(false);
-    subject.check_materialised();
-}
-
-every_layer!(a_materialised_layer_is_the_view, 32, check_materialised);
-
-=======
 use elastic_layers::{Elastic, ElasticBatchNorm, ElasticBatchNormConfig, SearchSpace, Statistics, kernels};
 use proptest::prelude::*;
 
->>>>>>> 4ddc0660808c9238e381f73afc8eb9e6360f6537
 /// Burn's layer made of the supernet has the same parameters, of a view a copy of those in use.
 fn check_into_burn<E: Elastic, B: Module + From<E>, const D: usize>(subject: &Subject<E, B, D>) {
     kernels::set_enabled(false);
