@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use benchmarks::latency::{Amount, BenchOptions, compare};
-use benchmarks::machine::Machine;
-use benchmarks::report::BenchFile;
 use clap::{Args, ValueEnum};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use exporters::runtime::{RuntimeKind, available};
+use onnx_bench::latency::{Amount, BenchOptions, compare};
+use onnx_bench::machine::Machine;
+use onnx_bench::report::BenchFile;
 
 /// Measures ONNX files, by any exporter, on rten and, where its library is found, on ONNX Runtime.
 #[derive(Args, Debug)]

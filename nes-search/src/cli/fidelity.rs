@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::bail;
-use benchmarks::statistics::{kendall, spearman};
 use clap::Args;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use elastic_layers::Macs;
 use nes_search::search::Scored;
 use nes_search::{Observer, TrainSettings, Trainer, Training, evaluate};
+use onnx_bench::statistics::{kendall, spearman};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 

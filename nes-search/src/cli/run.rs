@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use benchmarks::latency::{Amount, BenchOptions, compare};
-use benchmarks::machine::Machine;
-use benchmarks::report::{BenchFile, BenchReport};
 use clap::Args;
 use exporters::runtime::{RuntimeKind, available};
 use nes_search::{Observer, Progress, baselines};
+use onnx_bench::latency::{Amount, BenchOptions, compare};
+use onnx_bench::machine::Machine;
+use onnx_bench::report::{BenchFile, BenchReport};
 
 use super::directory::{BENCH, MODEL, RunDirectory, SUMMARY, read_architecture, write_json};
 use super::job::{Job, SearchFile};

@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use benchmarks::report::{BenchFile, BenchReport};
-use benchmarks::statistics::mean_and_sd;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use elastic_layers::Macs;
 use exporters::runtime::RuntimeKind;
 use nes_search::search::SearchCost;
+use onnx_bench::report::{BenchFile, BenchReport};
+use onnx_bench::statistics::mean_and_sd;
 use serde::{Deserialize, Serialize};
 
 /// The runtime whose latencies are in the rows: the one that is always there.

@@ -32,11 +32,11 @@ pub enum StatisticsError {
 /// What a series of measurements comes to, in the unit of its samples.
 ///
 /// ```
-/// use benchmarks::statistics::Summary;
+/// use onnx_bench::statistics::Summary;
 ///
 /// let summary = Summary::from_samples(&[4.0, 1.0, 3.0, 2.0])?;
 /// assert_eq!((summary.min, summary.p50, summary.max), (1.0, 2.5, 4.0));
-/// # Ok::<(), benchmarks::statistics::StatisticsError>(())
+/// # Ok::<(), onnx_bench::statistics::StatisticsError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -121,7 +121,7 @@ pub fn percentile(sorted: &[f64], p: f64) -> f64 {
 /// Mean and standard deviation (divisor `n - 1`; 0 for a single value), or `None` for no values.
 ///
 /// ```
-/// use benchmarks::statistics::mean_and_sd;
+/// use onnx_bench::statistics::mean_and_sd;
 ///
 /// assert_eq!(mean_and_sd(&[1.0, 3.0]), Some((2.0, 2.0f64.sqrt())));
 /// assert_eq!(mean_and_sd(&[]), None);
@@ -143,7 +143,7 @@ pub fn mean_and_sd(values: &[f64]) -> Option<(f64, f64)> {
 /// where all values of one side are equal. Infinite values are the largest.
 ///
 /// ```
-/// use benchmarks::statistics::spearman;
+/// use onnx_bench::statistics::spearman;
 ///
 /// assert_eq!(spearman(&[(1.0, 2.0), (2.0, 8.0), (3.0, f64::INFINITY)]), Some(1.0));
 /// ```
@@ -178,7 +178,7 @@ fn ranks(values: impl Iterator<Item = f64>) -> Vec<f64> {
 /// Kendall's rank correlation tau-b of pairs: -1 to 1. Nothing where there is no [`spearman`].
 ///
 /// ```
-/// use benchmarks::statistics::kendall;
+/// use onnx_bench::statistics::kendall;
 ///
 /// assert_eq!(kendall(&[(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]), Some(-1.0));
 /// ```

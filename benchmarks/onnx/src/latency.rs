@@ -172,12 +172,12 @@ pub type Listener<'a> = Option<&'a mut dyn FnMut(&Progress<'_>)>;
 /// The input has the file's own sizes and the batch of `options`; its values are standard normal noise.
 ///
 /// ```no_run
-/// use benchmarks::latency::{BenchOptions, bench_file};
+/// use onnx_bench::latency::{BenchOptions, bench_file};
 /// use exporters::runtime::RuntimeKind;
 ///
 /// let report = bench_file("model.onnx".as_ref(), RuntimeKind::Rten, &BenchOptions::default(), None)?;
 /// assert!(report.min_ms <= report.p50_ms);
-/// # Ok::<(), benchmarks::latency::BenchError>(())
+/// # Ok::<(), onnx_bench::latency::BenchError>(())
 /// ```
 ///
 /// # Errors

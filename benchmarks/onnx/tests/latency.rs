@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use benchmarks::latency::{Amount, BenchError, BenchFile, BenchOptions, BenchReport, Phase, bench_file, compare};
-use benchmarks::machine::Machine;
-use benchmarks::statistics::Summary;
 use exporters::runtime::{self, RuntimeKind};
+use onnx_bench::latency::{Amount, BenchError, BenchFile, BenchOptions, BenchReport, Phase, bench_file, compare};
+use onnx_bench::machine::Machine;
+use onnx_bench::statistics::Summary;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../exporters/tests/fixtures").join(name)
@@ -67,7 +67,7 @@ fn entries_are_measured_in_turn_and_reported_in_order() {
     let measure = Amount::Time(Duration::from_millis(250));
     let options = BenchOptions { batch: 2, measure, ..counted(0) };
     let (mut blocks, mut shares) = (Vec::new(), Vec::new());
-    let mut listener = |progress: &benchmarks::latency::Progress<'_>| {
+    let mut listener = |progress: &onnx_bench::latency::Progress<'_>| {
         if progress.phase == Phase::Measure {
             blocks.push((progress.path.to_owned(), progress.runtime));
             shares.push(progress.done);
