@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::momentum::MomentumConfig;
-use burn::optim::{GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
-use elastic_layers::{Architecture, Backbone, CostModel, DimKind, Elastic, SearchSpace, kernels};
+use elastic_layers::kernels::{self, SgdConfig};
+use elastic_layers::{Architecture, Backbone, CostModel, DimKind, Elastic, SearchSpace};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -17,6 +17,7 @@ use crate::convolution;
 use crate::crop;
 use crate::geometry::Geometry;
 use crate::normalization::{self, Affine, Planes};
+use crate::sgd::SgdStep;
 
 /// The operations that the flex backend gains.
 #[backend_extension(Flex, Autodiff)]
@@ -58,6 +59,14 @@ pub(crate) trait PlainKernels: Backend {
         epsilon: f64,
         activation: Activation,
     ) -> FloatTensor<Self>;
+
+    /// Weight and velocity; see [`crate::Sgd`].
+    fn kernels_sgd_step(
+        weight: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        velocity: FloatTensor<Self>,
+        step: SgdStep,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
 /// A tensor whose numbers lie one after the other.
@@ -171,6 +180,18 @@ impl PlainKernels for Flex {
             return x;
         }
         flex(normalization::normalize(planes, x.data(), affine, mean.data(), variance.data()), shape)
+    }
+
+    fn kernels_sgd_step(
+        weight: FlexTensor,
+        gradient: FlexTensor,
+        velocity: FlexTensor,
+        step: SgdStep,
+    ) -> (FlexTensor, FlexTensor) {
+        let gradient = Dense::new(gradient);
+        let [mut weight, mut velocity] = [weight, velocity].map(|tensor| Dense::new(tensor).into_owned());
+        step.apply(weight.storage_mut(), gradient.data(), velocity.storage_mut());
+        (weight, velocity)
     }
 }
 

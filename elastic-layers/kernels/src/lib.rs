@@ -1,4 +1,4 @@
-//! Convolution and batch normalisation for Burn's flex backend, with their gradients.
+//! Convolution and batch normalisation for Burn's flex backend, with their gradients; and its [SGD](Sgd).
 //!
 //! Each function computes what Burn's own of the same name does, and calls it wherever the kernels of this crate do not
 //! apply: on every device but flex (the capture device too), for other numbers than `f32`, for the options that the
@@ -11,16 +11,21 @@ mod extension;
 mod geometry;
 mod matrix;
 mod normalization;
+mod optimizer;
 mod parallel;
+mod sgd;
 mod simd;
 mod switch;
 
 use burn::backend::{Dispatch, DispatchTensorKind};
+// Burn's derive of `RecordState` looks for these at the root of the crate that uses it.
+use burn::optim::{RecordState, StateSink, StateSource, join_path};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Shape, Slice, Tensor, activation, module};
 
 use extension::{Kernels, PlainKernels};
 use geometry::Geometry;
+pub use optimizer::{MomentumState, Sgd, SgdConfig, SgdState};
 pub use simd::{Level, force_level, level};
 pub use switch::{enabled, set_enabled};
 
