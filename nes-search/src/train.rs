@@ -89,7 +89,7 @@ impl SgdSettings {
     /// One step on the weights that `model` (a network, or a view of `target`) uses; also returns the loss.
     pub(crate) fn step<M: Backbone>(
         &self,
-        model: &M,
+        model: M,
         target: M,
         optimizer: &mut ModuleOptimizer,
         learning_rate: f64,
@@ -99,7 +99,9 @@ impl SgdSettings {
             .with_smoothing((self.label_smoothing > 0.0).then_some(self.label_smoothing as f32))
             .init(&batch.images.device());
         let loss = cross_entropy.forward(model.forward(batch.images), batch.labels);
-        let gradients = GradientsParams::from_grads(loss.backward(), model);
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        // Weights that nothing else holds are stepped in place.
+        drop(model);
         (optimizer.step(learning_rate, target, gradients), loss.into_scalar::<f32>().into())
     }
 }
@@ -177,7 +179,7 @@ pub fn train<M: Backbone>(
         }
         let data = data?;
         let learning_rate = schedule.step();
-        let (stepped, loss) = settings.sgd.step(&model.clone(), model, &mut optimizer, learning_rate.base(), data);
+        let (stepped, loss) = settings.sgd.step(model.clone(), model, &mut optimizer, learning_rate.base(), data);
         model = stepped;
         average.update(&model);
         recent = if step % per_epoch == 0 { loss } else { recent + (loss - recent) / (step % per_epoch + 1) as f64 };

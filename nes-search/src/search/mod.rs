@@ -328,7 +328,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         // Where the feed was when it drew this batch, and where it is for the next one.
         Plan::next(&mut position.training_order, sgd.batch_size, &sgd.augment, &mut position.augmentation);
         let view = supernet.select(&architecture);
-        let (stepped, loss) = sgd.step(&view, supernet.clone(), weight_optimizer, learning_rate, data);
+        let (stepped, loss) = sgd.step(view, supernet.clone(), weight_optimizer, learning_rate, data);
         *supernet = stepped;
         position.images += sgd.batch_size as u64;
         position.training_loss += 0.05 * (loss - position.training_loss);
