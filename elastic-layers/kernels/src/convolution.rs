@@ -1,12 +1,12 @@
 //! 2-D convolution, forward and backward, on planes that lie one after the other.
 
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use crate::depthwise;
 use crate::geometry::Geometry;
 use crate::matrix::{Dots, Packed, Runs, Sums, even_blocks};
 use crate::normalization::sum;
-use crate::parallel::{channel_tasks, chunk_length};
+use crate::parallel::chunk_length;
 use crate::simd::run;
 
 /// Bytes of images that are kept in cache while a weight gradient is summed.
@@ -18,12 +18,11 @@ const PART_NUMBERS: usize = 8 << 20;
 
 /// The output, `[batch, channels_out, height_out, width_out]`.
 pub(crate) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-    let mut output = vec![0.0; geometry.batch * geometry.channels_out * geometry.output_plane()];
     if geometry.depthwise {
-        depthwise_forward(geometry, x, weight, bias, &mut output);
-    } else {
-        dense_forward(geometry, x, weight, bias, &mut output);
+        return depthwise::forward(geometry, x, weight, bias);
     }
+    let mut output = vec![0.0; geometry.batch * geometry.channels_out * geometry.output_plane()];
+    dense_forward(geometry, x, weight, bias, &mut output);
     output
 }
 
@@ -35,7 +34,7 @@ pub(crate) fn backward(
     grad: &[f32],
 ) -> [Option<Vec<f32>>; 2] {
     if geometry.depthwise {
-        depthwise_backward(geometry, x, weight, grad)
+        depthwise::backward(geometry, x, weight, grad)
     } else {
         [weight.map(|weight| dense_input(geometry, weight, grad)), x.map(|x| dense_weight(geometry, x, grad))]
     }
@@ -51,86 +50,6 @@ pub(crate) fn bias_backward(geometry: &Geometry, grad: &[f32]) -> Vec<f32> {
             planes.map(|plane| f64::from(sum(plane))).sum::<f64>() as f32
         })
         .collect()
-}
-
-fn depthwise_forward(geometry: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>, output: &mut [f32]) {
-    let (plane_in, plane_out) = (geometry.input_plane(), geometry.output_plane());
-    let planes = chunk_length(geometry.batch * geometry.channels_in);
-    let taps = geometry.taps.len();
-    let filters: Vec<Packed> =
-        weight.chunks_exact(taps).map(|filter| Packed::new(1, taps, |_, tap| filter[tap])).collect();
-    let offsets = geometry.offsets();
-    output.par_chunks_mut(planes * plane_out).zip(x.par_chunks(planes * plane_in)).enumerate().for_each(
-        |(chunk, (output, x))| {
-            run(DepthwiseForward {
-                geometry,
-                first: chunk * planes,
-                filters: &filters,
-                bias,
-                offsets: &offsets,
-                x,
-                output,
-            });
-        },
-    );
-}
-
-struct DepthwiseForward<'a> {
-    geometry: &'a Geometry,
-    /// The number of the first plane.
-    first: usize,
-    filters: &'a [Packed],
-    bias: Option<&'a [f32]>,
-    offsets: &'a [usize],
-    x: &'a [f32],
-    output: &'a mut [f32],
-}
-
-impl WithSimd for DepthwiseForward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let geometry = self.geometry;
-        let mut split = vec![0.0; geometry.split_plane()];
-        let length = geometry.run();
-        let mut target = vec![0.0; length];
-        let planes = self.x.chunks_exact(geometry.input_plane());
-        for (number, (x, output)) in planes.zip(self.output.chunks_exact_mut(geometry.output_plane())).enumerate() {
-            let channel = (self.first + number) % geometry.channels_in;
-            geometry.split(x, &mut split);
-            Sums {
-                weights: &self.filters[channel],
-                bias: self.bias.map(|bias| &bias[channel..=channel]),
-                source: &split,
-                offsets: self.offsets,
-                length,
-                target: &mut target,
-                stride: length,
-            }
-            .with_simd(simd);
-            geometry.gather(&target, output);
-        }
-    }
-}
-
-fn depthwise_backward(
-    geometry: &Geometry,
-    x: Option<&[f32]>,
-    weight: Option<&[f32]>,
-    grad: &[f32],
-) -> [Option<Vec<f32>>; 2] {
-    let (channels, taps) = (geometry.channels_in, geometry.taps.len());
-    let mut x_grad = weight.map(|_| vec![0.0; geometry.batch * channels * geometry.input_plane()]);
-    let mut weight_grad = x.map(|_| vec![0.0; channels * taps]);
-    let backward = DepthwiseBackward::new(geometry, x, weight, grad);
-    let tasks = channel_tasks(x_grad.as_deref_mut(), channels, geometry.input_plane());
-    let sizes: Vec<usize> = tasks.iter().map(|task| task.channels.len() * taps).collect();
-    let weight_grads = split_sizes(weight_grad.as_deref_mut(), &sizes);
-    tasks.into_par_iter().zip(weight_grads).for_each(|(task, weight_grad)| {
-        run(DepthwiseTask { shared: &backward, channels: task.channels, x_grad: task.planes, weight_grad });
-    });
-    [x_grad, weight_grad]
 }
 
 /// Cuts a slice into pieces of these lengths; empty pieces where there is none.
@@ -160,101 +79,6 @@ fn phase_taps(geometry: &Geometry) -> Vec<PhaseTaps> {
             PhaseTaps { taps, offsets }
         })
         .collect()
-}
-
-struct DepthwiseBackward<'a> {
-    geometry: &'a Geometry,
-    x: Option<&'a [f32]>,
-    grad: &'a [f32],
-    phases: Vec<PhaseTaps>,
-    /// For every channel, then every phase.
-    filters: Vec<Packed>,
-    offsets: Vec<usize>,
-    /// Images that are spread out together.
-    images: usize,
-}
-
-impl<'a> DepthwiseBackward<'a> {
-    fn new(geometry: &'a Geometry, x: Option<&'a [f32]>, weight: Option<&[f32]>, grad: &'a [f32]) -> Self {
-        let phases = phase_taps(geometry);
-        let filters = weight.unwrap_or_default().chunks_exact(geometry.taps.len());
-        let filters = filters
-            .flat_map(|filter| {
-                phases.iter().map(|phase| Packed::new(1, phase.taps.len(), |_, tap| filter[phase.taps[tap]]))
-            })
-            .collect();
-        let bytes = (geometry.split_plane() + geometry.spread_plane()) * size_of::<f32>();
-        let images = (CACHED_BYTES / 16 / bytes).clamp(1, 8);
-        Self { geometry, x, grad, phases, filters, offsets: geometry.offsets(), images }
-    }
-}
-
-struct DepthwiseTask<'a, 'b> {
-    shared: &'a DepthwiseBackward<'a>,
-    channels: std::ops::Range<usize>,
-    /// For every image, the planes of the channels; empty if not asked for.
-    x_grad: Vec<&'b mut [f32]>,
-    /// For every channel, its taps; empty if not asked for.
-    weight_grad: &'b mut [f32],
-}
-
-impl WithSimd for DepthwiseTask<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let DepthwiseBackward { geometry, x, grad, phases, filters, offsets, images } = self.shared;
-        let (channels, taps, lead) = (geometry.channels_in, geometry.taps.len(), geometry.lead());
-        let (plane_in, plane_out) = (geometry.input_plane(), geometry.output_plane());
-        let (split_plane, spread_plane) = (geometry.split_plane(), geometry.spread_plane());
-        let covered = geometry.is_covered();
-        let mut split = vec![0.0; images * split_plane];
-        let mut spread = vec![0.0; images * spread_plane];
-        let mut phase_grad = vec![0.0; geometry.phase_plane()];
-        for (number, channel) in self.channels.clone().enumerate() {
-            for first in (0..geometry.batch).step_by(*images) {
-                let images = first..(first + images).min(geometry.batch);
-                for (image, spread) in images.clone().zip(spread.chunks_exact_mut(spread_plane)) {
-                    geometry.spread(&grad[(image * channels + channel) * plane_out..][..plane_out], spread);
-                }
-                if let Some(x) = x {
-                    for (image, split) in images.clone().zip(split.chunks_exact_mut(split_plane)) {
-                        geometry.split(&x[(image * channels + channel) * plane_in..][..plane_in], split);
-                    }
-                    Dots {
-                        left: Runs { data: &spread, offsets: &[lead], image: spread_plane },
-                        right: Runs { data: &split, offsets, image: split_plane },
-                        images: images.len(),
-                        length: geometry.whole_run(),
-                        target: &mut self.weight_grad[number * taps..][..taps],
-                    }
-                    .with_simd(simd);
-                }
-                if filters.is_empty() {
-                    continue;
-                }
-                for (image, spread) in images.zip(spread.chunks_exact(spread_plane)) {
-                    let target = &mut self.x_grad[image][number * plane_in..][..plane_in];
-                    if !covered {
-                        target.fill(0.0);
-                    }
-                    for (phase, from) in phases.iter().enumerate() {
-                        Sums {
-                            weights: &filters[channel * phases.len() + phase],
-                            bias: None,
-                            source: spread,
-                            offsets: &from.offsets,
-                            length: geometry.phase_plane(),
-                            target: &mut phase_grad,
-                            stride: geometry.phase_plane(),
-                        }
-                        .with_simd(simd);
-                        geometry.merge(phase, &phase_grad, target);
-                    }
-                }
-            }
-        }
-    }
 }
 
 fn dense_forward(geometry: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>, output: &mut [f32]) {

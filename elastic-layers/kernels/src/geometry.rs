@@ -20,6 +20,8 @@ pub(crate) struct Tap {
     pub phase: usize,
     /// Where its run starts in the phase.
     pub shift: usize,
+    /// Rows and columns from the first number that an output reads to the one that this tap reads.
+    pub place: [usize; 2],
 }
 
 /// The sizes of a convolution.
@@ -32,8 +34,9 @@ pub(crate) struct Geometry {
     /// Height and width of the input, and of the output.
     pub input: [usize; 2],
     pub output: [usize; 2],
-    stride: [usize; 2],
-    padding: [usize; 2],
+    pub stride: [usize; 2],
+    /// Rows and columns in front of the input.
+    pub padding: [usize; 2],
     /// The phases that a tap reads: first row and column.
     pub phases: Vec<[usize; 2]>,
     /// Height and width of a phase.
@@ -69,13 +72,14 @@ impl Geometry {
         let mut taps = Vec::new();
         for row in 0..kernel_height {
             for column in 0..kernel_width {
-                let [row, column] = [row * dilation[0], column * dilation[1]];
+                let place = [row * dilation[0], column * dilation[1]];
+                let [row, column] = place;
                 let start = [row % stride[0], column % stride[1]];
                 let position = phases.iter().position(|known| *known == start).unwrap_or_else(|| {
                     phases.push(start);
                     phases.len() - 1
                 });
-                taps.push(Tap { phase: position, shift: row / stride[0] * phase[1] + column / stride[1] });
+                taps.push(Tap { phase: position, shift: row / stride[0] * phase[1] + column / stride[1], place });
             }
         }
         let padding = options.padding_begin();
@@ -93,6 +97,16 @@ impl Geometry {
             phase,
             taps,
         })
+    }
+
+    /// Rows and columns from the first number that an output reads to the last, both counted.
+    pub fn reach(&self) -> [usize; 2] {
+        self.taps.last().map_or([1, 1], |tap| tap.place.map(|place| place + 1))
+    }
+
+    /// Whether neighbouring outputs read neighbouring inputs.
+    pub fn is_unit_stride(&self) -> bool {
+        self.stride == [1, 1]
     }
 
     /// Numbers in an input plane.
@@ -186,11 +200,6 @@ impl Geometry {
                 }
             }
         }
-    }
-
-    /// Whether the phases hold all of an input plane.
-    pub fn is_covered(&self) -> bool {
-        self.stride == [1, 1] && (0..2).all(|axis| self.covered(axis, 0).0.len() == self.input[axis])
     }
 
     /// The rows or columns of a phase that lie in the input, and the input's row or column at the first.

@@ -7,6 +7,7 @@
 
 mod convolution;
 mod crop;
+mod depthwise;
 mod extension;
 mod geometry;
 mod matrix;
@@ -16,6 +17,7 @@ mod parallel;
 mod sgd;
 mod simd;
 mod switch;
+mod transpose;
 
 use burn::backend::{Dispatch, DispatchTensorKind};
 // Burn's derive of `RecordState` looks for these at the root of the crate that uses it.

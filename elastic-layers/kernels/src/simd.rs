@@ -91,6 +91,26 @@ pub(crate) fn run<O: WithSimd>(operation: O) -> O::Output {
     Simd::vectorize(Scalar, operation)
 }
 
+/// As [`run`], with vectors of [`width`] numbers: 256 bits where there are 512, too.
+pub(crate) fn run_narrow<O: WithSimd>(operation: O) -> O::Output {
+    #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
+    if level() == Level::Avx512
+        && let Some(simd) = pulp::x86::V3::try_new()
+    {
+        return Simd::vectorize(simd, operation);
+    }
+    run(operation)
+}
+
+/// Numbers in a vector of [`run_narrow`].
+pub(crate) fn width() -> usize {
+    match level() {
+        Level::Scalar => 1,
+        Level::Neon => 4,
+        Level::Avx2 | Level::Avx512 => 8,
+    }
+}
+
 /// `yes` where the mask is set, and `no` elsewhere. `select_f32s` of `pulp` may not be inlined, and is then called for
 /// every vector.
 #[inline(always)]
