@@ -4,17 +4,11 @@ use rayon::prelude::*;
 
 use crate::depthwise;
 use crate::geometry::Geometry;
-use crate::matrix::{Dots, Packed, Runs, Sums, even_blocks};
+use crate::matrix::{Packed, Sums};
 use crate::normalization::sum;
 use crate::parallel::chunk_length;
 use crate::simd::run;
-
-/// Bytes of images that are kept in cache while a weight gradient is summed.
-const CACHED_BYTES: usize = 256 << 10;
-
-/// Parts of a weight gradient that are summed side by side, and the most numbers in all of them.
-const PARTS: usize = 16;
-const PART_NUMBERS: usize = 8 << 20;
+use crate::weight;
 
 /// The output, `[batch, channels_out, height_out, width_out]`.
 pub(crate) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
@@ -36,7 +30,7 @@ pub(crate) fn backward(
     if geometry.depthwise {
         depthwise::backward(geometry, x, weight, grad)
     } else {
-        [weight.map(|weight| dense_input(geometry, weight, grad)), x.map(|x| dense_weight(geometry, x, grad))]
+        [weight.map(|weight| dense_input(geometry, weight, grad)), x.map(|x| weight::gradient(geometry, x, grad))]
     }
 }
 
@@ -50,18 +44,6 @@ pub(crate) fn bias_backward(geometry: &Geometry, grad: &[f32]) -> Vec<f32> {
             planes.map(|plane| f64::from(sum(plane))).sum::<f64>() as f32
         })
         .collect()
-}
-
-/// Cuts a slice into pieces of these lengths; empty pieces where there is none.
-fn split_sizes<'a>(data: Option<&'a mut [f32]>, sizes: &[usize]) -> Vec<&'a mut [f32]> {
-    let mut rest = data.unwrap_or_default();
-    let mut pieces = Vec::with_capacity(sizes.len());
-    for &size in sizes {
-        let (piece, behind) = rest.split_at_mut(size.min(rest.len()));
-        pieces.push(piece);
-        rest = behind;
-    }
-    pieces
 }
 
 /// What a tap adds to the gradient of a phase: the taps that read it, and where each looks back to.
@@ -172,89 +154,4 @@ fn dense_input(geometry: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<f32> {
         }
     });
     x_grad
-}
-
-/// The gradient of the weight: every part of the batch sums its own, and the parts are added in order.
-fn dense_weight(geometry: &Geometry, x: &[f32], grad: &[f32]) -> Vec<f32> {
-    let channels_out = geometry.channels_out;
-    let depth = geometry.channels_in * geometry.taps.len();
-    let size = channels_out * depth;
-    let parts = (PART_NUMBERS / size).clamp(1, PARTS).min(geometry.batch);
-    let bands = PARTS.div_ceil(parts).min(channels_out.div_ceil(4));
-    let bands: Vec<(usize, usize)> = even_blocks(channels_out, channels_out.div_ceil(bands)).collect();
-    let shared = DenseWeight::new(geometry, x, grad);
-    let mut sums = vec![0.0; parts * size];
-    let sizes: Vec<usize> = (0..parts).flat_map(|_| bands.iter().map(|(_, channels)| channels * depth)).collect();
-    let pieces = split_sizes(Some(&mut sums), &sizes);
-    pieces.into_par_iter().enumerate().for_each(|(task, sums)| {
-        let (part, (first, channels)) = (task / bands.len(), bands[task % bands.len()]);
-        let [start, end] = [part, part + 1].map(|part| part * geometry.batch / parts);
-        shared.band(start..end, first..first + channels, sums);
-    });
-    let mut total = sums;
-    let (first, rest) = total.split_at_mut(size);
-    for part in rest.chunks_exact(size) {
-        for (total, part) in first.iter_mut().zip(part) {
-            *total += part;
-        }
-    }
-    total.truncate(size);
-    total
-}
-
-struct DenseWeight<'a> {
-    geometry: &'a Geometry,
-    x: &'a [f32],
-    grad: &'a [f32],
-    split_plane: usize,
-    spread_plane: usize,
-    offsets: Vec<usize>,
-}
-
-impl<'a> DenseWeight<'a> {
-    fn new(geometry: &'a Geometry, x: &'a [f32], grad: &'a [f32]) -> Self {
-        let (split_plane, spread_plane) = if geometry.pointwise {
-            (geometry.input_plane(), geometry.output_plane())
-        } else {
-            (geometry.split_plane(), geometry.spread_plane())
-        };
-        let offsets = channel_offsets(geometry.channels_in, split_plane, &geometry.offsets());
-        Self { geometry, x, grad, split_plane, spread_plane, offsets }
-    }
-
-    /// Adds what some images contribute to the gradients of some output channels.
-    fn band(&self, images: std::ops::Range<usize>, channels: std::ops::Range<usize>, sums: &mut [f32]) {
-        let geometry = self.geometry;
-        let x_image = geometry.channels_in * geometry.input_plane();
-        let grad_image = geometry.channels_out * geometry.output_plane();
-        let (split_image_size, spread_image_size) =
-            (geometry.channels_in * self.split_plane, geometry.channels_out * self.spread_plane);
-        let bytes = (split_image_size + channels.len() * self.spread_plane) * size_of::<f32>();
-        let together = (CACHED_BYTES / bytes).clamp(1, images.len().max(1));
-        let buffer = |image: usize| vec![0.0; if geometry.pointwise { 0 } else { together * image }];
-        let (mut split, mut spread) = (buffer(split_image_size), buffer(spread_image_size));
-        let lead = if geometry.pointwise { 0 } else { geometry.lead() };
-        let rows: Vec<usize> = channels.map(|channel| channel * self.spread_plane + lead).collect();
-        for first in images.clone().step_by(together) {
-            let count = together.min(images.end - first);
-            let x = &self.x[first * x_image..][..count * x_image];
-            let grad = &self.grad[first * grad_image..][..count * grad_image];
-            if !geometry.pointwise {
-                for (x, split) in x.chunks_exact(x_image).zip(split.chunks_exact_mut(split_image_size)) {
-                    split_image(geometry, x, split);
-                }
-                for (grad, spread) in grad.chunks_exact(grad_image).zip(spread.chunks_exact_mut(spread_image_size)) {
-                    spread_image(geometry, grad, spread);
-                }
-            }
-            let (right, left) = if geometry.pointwise { (x, grad) } else { (&split[..], &spread[..]) };
-            run(Dots {
-                left: Runs { data: left, offsets: &rows, image: spread_image_size },
-                right: Runs { data: right, offsets: &self.offsets, image: split_image_size },
-                images: count,
-                length: if geometry.pointwise { geometry.run() } else { geometry.whole_run() },
-                target: &mut *sums,
-            });
-        }
-    }
 }

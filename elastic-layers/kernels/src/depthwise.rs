@@ -97,13 +97,13 @@ pub(crate) fn backward(
 
 /// Where the pixels of a plane lie in a larger grid.
 #[derive(Debug)]
-struct Grid {
+pub(crate) struct Grid {
     /// Rows of as many pixels.
     columns: usize,
     /// Pixels in the grid, with one more for what no tap reads.
-    length: usize,
+    pub length: usize,
     /// For every pixel of the plane, in its order.
-    places: Vec<usize>,
+    pub places: Vec<usize>,
 }
 
 impl Grid {
@@ -120,12 +120,12 @@ impl Grid {
     }
 
     /// The plane itself.
-    fn plain(length: usize) -> Self {
+    pub fn plain(length: usize) -> Self {
         Self { columns: length, length, places: (0..length).collect() }
     }
 
     /// The input with its padding, as far as taps read it.
-    fn padded_input(geometry: &Geometry) -> Self {
+    pub fn padded_input(geometry: &Geometry) -> Self {
         let reach = geometry.reach();
         let size = [0, 1].map(|axis| (geometry.output[axis] - 1) * geometry.stride[axis] + reach[axis]);
         Self::new(geometry.input, geometry.padding.map(usize::cast_signed), size)
@@ -141,17 +141,22 @@ impl Grid {
 
 /// What every pixel of a target reads from a grid.
 #[derive(Debug)]
-struct Stencil {
+pub(crate) struct Stencil {
     /// Rows and columns of the target.
-    target: [usize; 2],
+    pub target: [usize; 2],
     /// Distances in the grid between what neighbouring rows and columns of the target read.
-    steps: [usize; 2],
+    pub steps: [usize; 2],
     /// For every tap.
-    offsets: Vec<usize>,
+    pub offsets: Vec<usize>,
 }
 
 impl Stencil {
-    fn forward(geometry: &Geometry, input: &Grid) -> Self {
+    /// Every pixel reads itself.
+    pub fn plain(length: usize) -> Self {
+        Self { target: [1, length], steps: [length, 1], offsets: vec![0] }
+    }
+
+    pub fn forward(geometry: &Geometry, input: &Grid) -> Self {
         Self {
             target: geometry.output,
             steps: [geometry.stride[0] * input.columns, geometry.stride[1]],

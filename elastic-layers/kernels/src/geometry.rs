@@ -149,11 +149,6 @@ impl Geometry {
         self.lead() + self.phase_plane() + SLACK
     }
 
-    /// Length of a run in whole vectors, of split planes and spread gradients: the last numbers of the latter are 0.
-    pub fn whole_run(&self) -> usize {
-        self.run().next_multiple_of(SLACK)
-    }
-
     /// Copies an input plane into its phases; the padding in `split` is left as it is.
     #[inline(always)]
     pub fn split(&self, plane: &[f32], split: &mut [f32]) {

@@ -18,6 +18,7 @@ mod sgd;
 mod simd;
 mod switch;
 mod transpose;
+mod weight;
 
 use burn::backend::{Dispatch, DispatchTensorKind};
 // Burn's derive of `RecordState` looks for these at the root of the crate that uses it.

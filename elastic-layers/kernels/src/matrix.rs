@@ -1,12 +1,10 @@
-//! The two inner loops of every convolution: weighted sums of runs, and dot products of runs.
+//! The inner loop of a dense convolution and of the gradient of its input: weighted sums of runs.
 //!
 //! Plain loops over indices: a closure that is handed to a function of the library may not be inlined, and is then
 //! compiled without the vector instructions.
 #![allow(clippy::needless_range_loop)]
 
 use pulp::{Simd, WithSimd};
-
-use crate::simd::select;
 
 /// Rows of a weight matrix that are multiplied together.
 const ROWS: usize = 6;
@@ -183,144 +181,4 @@ impl Sums<'_> {
             simd.partial_store_f32s(&mut self.target[(first + row) * self.stride..][..self.length], sum);
         }
     }
-}
-
-/// The rows of one factor of [`Dots`]: one run per offset and image.
-#[derive(Clone, Copy)]
-pub(crate) struct Runs<'a> {
-    pub data: &'a [f32],
-    pub offsets: &'a [usize],
-    /// Distance between images.
-    pub image: usize,
-}
-
-/// `target[row][column] += sum over images and i < length of left[row][i] * right[column][i]`.
-pub(crate) struct Dots<'a> {
-    pub left: Runs<'a>,
-    pub right: Runs<'a>,
-    pub images: usize,
-    pub length: usize,
-    /// Rows of as many numbers as `right` has runs.
-    pub target: &'a mut [f32],
-}
-
-impl WithSimd for Dots<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let [rows, columns] = [self.left.offsets.len(), self.right.offsets.len()];
-        if rows == 1 {
-            for (column, width) in even_blocks(columns, 9) {
-                match width {
-                    1 => self.tile::<S, 1, 1>(simd, 0, column),
-                    2 => self.tile::<S, 1, 2>(simd, 0, column),
-                    3 => self.tile::<S, 1, 3>(simd, 0, column),
-                    4 => self.tile::<S, 1, 4>(simd, 0, column),
-                    5 => self.tile::<S, 1, 5>(simd, 0, column),
-                    6 => self.tile::<S, 1, 6>(simd, 0, column),
-                    7 => self.tile::<S, 1, 7>(simd, 0, column),
-                    8 => self.tile::<S, 1, 8>(simd, 0, column),
-                    _ => self.tile::<S, 1, 9>(simd, 0, column),
-                }
-            }
-            return;
-        }
-        for (row, height) in even_blocks(rows, 4) {
-            for (column, width) in even_blocks(columns, 3) {
-                match (height, width) {
-                    (1, 1) => self.tile::<S, 1, 1>(simd, row, column),
-                    (1, 2) => self.tile::<S, 1, 2>(simd, row, column),
-                    (1, _) => self.tile::<S, 1, 3>(simd, row, column),
-                    (2, 1) => self.tile::<S, 2, 1>(simd, row, column),
-                    (2, 2) => self.tile::<S, 2, 2>(simd, row, column),
-                    (2, _) => self.tile::<S, 2, 3>(simd, row, column),
-                    (3, 1) => self.tile::<S, 3, 1>(simd, row, column),
-                    (3, 2) => self.tile::<S, 3, 2>(simd, row, column),
-                    (3, _) => self.tile::<S, 3, 3>(simd, row, column),
-                    (_, 1) => self.tile::<S, 4, 1>(simd, row, column),
-                    (_, 2) => self.tile::<S, 4, 2>(simd, row, column),
-                    (_, _) => self.tile::<S, 4, 3>(simd, row, column),
-                }
-            }
-        }
-    }
-}
-
-impl Dots<'_> {
-    #[inline(always)]
-    fn tile<S: Simd, const H: usize, const W: usize>(&mut self, simd: S, row: usize, column: usize) {
-        let mut sums = [[simd.splat_f32s(0.0); W]; H];
-        let vectors = self.length / S::F32_LANES;
-        for image in 0..self.images {
-            let left: [&[f32]; H] = runs(self.left, row, image, self.length);
-            let right: [&[f32]; W] = runs(self.right, column, image, self.length);
-            let mut lefts: [&[S::f32s]; H] = [&[]; H];
-            for row in 0..H {
-                lefts[row] = &S::as_simd_f32s(left[row]).0[..vectors];
-            }
-            let mut rights: [&[S::f32s]; W] = [&[]; W];
-            for column in 0..W {
-                rights[column] = &S::as_simd_f32s(right[column]).0[..vectors];
-            }
-            for vector in 0..vectors {
-                let mut left = [simd.splat_f32s(0.0); H];
-                for row in 0..H {
-                    left[row] = lefts[row][vector];
-                }
-                for column in 0..W {
-                    let right = rights[column][vector];
-                    for row in 0..H {
-                        sums[row][column] = simd.mul_add_e_f32s(left[row], right, sums[row][column]);
-                    }
-                }
-            }
-            if vectors * S::F32_LANES < self.length {
-                for row in 0..H {
-                    let left = ending(simd, left[row], self.length - vectors * S::F32_LANES);
-                    for column in 0..W {
-                        let right = last(simd, right[column]);
-                        sums[row][column] = simd.mul_add_e_f32s(left, right, sums[row][column]);
-                    }
-                }
-            }
-        }
-        let columns = self.right.offsets.len();
-        for r in 0..H {
-            for c in 0..W {
-                self.target[(row + r) * columns + column + c] += simd.reduce_sum_f32s(sums[r][c]);
-            }
-        }
-    }
-}
-
-/// The last vector of a run; a run shorter than a vector, with zeros behind it.
-#[inline(always)]
-fn last<S: Simd>(simd: S, run: &[f32]) -> S::f32s {
-    match run.len().checked_sub(S::F32_LANES) {
-        Some(at) => S::as_simd_f32s(&run[at..]).0[0],
-        None => simd.partial_load_f32s(run),
-    }
-}
-
-/// As [`last`], with zeros for all but the last `count` numbers of the run.
-#[inline(always)]
-fn ending<S: Simd>(simd: S, run: &[f32], count: usize) -> S::f32s {
-    const PLACES: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
-    let value = last(simd, run);
-    if run.len() < S::F32_LANES {
-        return value;
-    }
-    let places = S::as_simd_f32s(&PLACES).0[0];
-    let first = simd.splat_f32s((S::F32_LANES - count) as f32);
-    select(simd, simd.less_than_f32s(places, first), simd.splat_f32s(0.0), value)
-}
-
-#[inline(always)]
-fn runs<'a, const N: usize>(runs: Runs<'a>, first: usize, image: usize, length: usize) -> [&'a [f32]; N] {
-    let mut slices: [&[f32]; N] = [&[]; N];
-    for run in 0..N {
-        slices[run] = &runs.data[image * runs.image + runs.offsets[first + run]..][..length];
-    }
-    slices
 }
