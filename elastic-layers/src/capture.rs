@@ -16,6 +16,7 @@ use burn::backend::ir::{BaseOperationIr, OperationIr, TensorIr};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
+pub(crate) use cost::BYTES;
 pub use cost::{LayerCost, LayerKind};
 
 /// A model's forward at one input shape.

@@ -7,7 +7,7 @@ use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::capture::{CaptureError, capture};
+use crate::capture::{BYTES, CaptureError, LayerCost, LayerKind, capture};
 use crate::{Architecture, AxesVisitor, Backbone, DimKind, Elastic, Macs, SearchSpace, Size, SpaceError, Statistics};
 
 /// What one architecture costs.
@@ -17,6 +17,10 @@ pub struct Cost {
     pub macs: Macs,
     /// Trainable parameters in use.
     pub parameters: u64,
+    /// The most that one convolution or linear layer takes for its input and output together, as 32-bit numbers for one
+    /// image, in bytes: what running layer by layer needs at least. Other tensors that are kept meanwhile, such as
+    /// shortcuts, are not counted.
+    pub activation_bytes: u64,
 }
 
 /// Why the cost of a model cannot be found.
@@ -61,9 +65,59 @@ impl Product {
 /// The layers that run at one input resolution and depth.
 #[derive(Debug)]
 struct Trace {
-    /// Weights, and the number of positions that each is applied at.
-    macs: Vec<(u64, Product)>,
+    layers: Vec<Layer>,
     parameters: Vec<Product>,
+}
+
+/// A layer that multiplies. Tensors are a number of positions, and a product of channels at each.
+#[derive(Debug)]
+struct Layer {
+    /// The positions that the weight is applied at.
+    positions: u64,
+    weight: Product,
+    input: (u64, Product),
+    output: (u64, Product),
+}
+
+impl Layer {
+    fn new(cost: &LayerCost, axes: Option<&Vec<Size>>) -> Self {
+        let weight = axes.map_or_else(Product::default, |axes| Product::new(axes));
+        let [input, output] = axes.map_or_else(<[Product; 2]>::default, |axes| channels(cost, axes));
+        let positions = |shape: &[usize], channels: &Product| {
+            shape.iter().map(|&size| size as u64).product::<u64>() / channels.max()
+        };
+        Self {
+            positions: cost.macs.0 / weight.max(),
+            weight,
+            input: (positions(&cost.input, &input), input),
+            output: (positions(&cost.output, &output), output),
+        }
+    }
+
+    fn macs(&self, architecture: &Architecture) -> u64 {
+        self.positions * self.weight.at(architecture)
+    }
+
+    fn activation_bytes(&self, architecture: &Architecture) -> u64 {
+        let elements = |(positions, channels): &(u64, Product)| positions * channels.at(architecture);
+        BYTES * (elements(&self.input) + elements(&self.output))
+    }
+}
+
+/// The channels of a layer's input and output, from the axes of its weight.
+fn channels(cost: &LayerCost, axes: &[Size]) -> [Product; 2] {
+    // The axis that lists all channels of one side, and the one that lists those of one group of the other.
+    let (whole, each) = (&axes[0], &axes[1]);
+    let groups = match whole {
+        Size::Product(factors) if factors[0].max() == cost.groups => factors[0].clone(),
+        size if size.max() == cost.groups => size.clone(),
+        _ => Size::Fixed(cost.groups),
+    };
+    let (whole, grouped) = (Product::new(&[whole.clone()]), Product::new(&[groups, each.clone()]));
+    match cost.kind {
+        LayerKind::Convolution => [grouped, whole],
+        LayerKind::TransposedConvolution | LayerKind::Linear => [whole, grouped],
+    }
 }
 
 type Tracer = dyn Fn(&Architecture) -> Result<Trace, CostError> + Send + Sync;
@@ -115,10 +169,12 @@ impl CostModel {
     /// # Panics
     /// If the architecture is of another search space.
     pub fn cost(&self, architecture: &Architecture) -> Result<Cost, CostError> {
-        let trace = self.trace(architecture)?;
-        let macs = trace.macs.iter().map(|(positions, weight)| positions * weight.at(architecture)).sum();
-        let parameters = trace.parameters.iter().map(|parameter| parameter.at(architecture)).sum();
-        Ok(Cost { macs: Macs(macs), parameters })
+        let Trace { layers, parameters } = &*self.trace(architecture)?;
+        Ok(Cost {
+            macs: Macs(layers.iter().map(|layer| layer.macs(architecture)).sum()),
+            parameters: parameters.iter().map(|parameter| parameter.at(architecture)).sum(),
+            activation_bytes: layers.iter().map(|layer| layer.activation_bytes(architecture)).max().unwrap_or(0),
+        })
     }
 
     fn trace(&self, architecture: &Architecture) -> Result<Arc<Trace>, CostError> {
@@ -161,12 +217,10 @@ fn trace<M: Backbone>(
         return Err(error.into());
     }
     let product = |name: &str| axes.get(name).map_or_else(Product::default, |axes| Product::new(axes));
-    let macs = captured.layers().into_iter().map(|layer| {
-        let weight = product(&format!("{}.weight", layer.name));
-        (layer.macs.0 / weight.max(), weight)
-    });
+    let layers = captured.layers();
+    let layers = layers.iter().map(|layer| Layer::new(layer, axes.get(&format!("{}.weight", layer.name))));
     let parameters = captured.used_parameters().into_keys().map(product);
-    Ok(Trace { macs: macs.collect(), parameters: parameters.collect() })
+    Ok(Trace { layers: layers.collect(), parameters: parameters.collect() })
 }
 
 /// The axes of every parameter by its path; those that are not elastic have fixed ones.

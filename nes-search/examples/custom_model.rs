@@ -77,7 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // The budget: a fifth of the network's multiply-accumulates.
     let blueprint = Blueprint::new([1, 28, 28], Net::new)?;
-    let budget = Budget::Fraction(0.2).resolve(blueprint.cost().cost(&blueprint.space().base())?.macs);
+    let limits = blueprint.limits(Budget::Fraction(0.2), &[])?;
 
     // Supernet and H are trained in turns; numbers as small as these are for show.
     let augment = Augment { flip: true, shift: 1, random_resized_crop: false };
@@ -102,11 +102,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         train: train_images,
         evaluation: &evaluation,
         normalization: normalize,
-        budget,
+        limits: &limits,
         devices: &devices,
     };
     let found = Search::new(task, &settings, 1)?.run(None, &mut ())?.expect("nothing interrupts it").architecture;
-    println!("found {found}: {} of {budget} MACs", blueprint.cost().cost(&found)?.macs);
+    println!("found {found}: {}, {limits}", blueprint.cost().cost(&found)?.macs);
 
     // The winner as a static network, trained from scratch, evaluated once on the test images.
     let network = blueprint.network(&found, 1, &Device::default().autodiff())?;

@@ -4,8 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use elastic_layers::{Architecture, Backbone, CostModel, Elastic, SearchSpace, SpaceError};
+use elastic_layers::{Architecture, Backbone, CostError, CostModel, Elastic, SearchSpace, SpaceError};
 
+use crate::budget::Budget;
+use crate::resource::{Bound, Count, Counted, Limit, Limits};
 use crate::rng::{Stream, derived_seed};
 
 type Build<M> = dyn Fn(&mut SearchSpace, &Device) -> Result<M, SpaceError> + Send + Sync;
@@ -14,7 +16,7 @@ type Build<M> = dyn Fn(&mut SearchSpace, &Device) -> Result<M, SpaceError> + Sen
 pub struct Blueprint<M> {
     build: Arc<Build<M>>,
     space: SearchSpace,
-    cost: CostModel,
+    cost: Arc<CostModel>,
 }
 
 impl<M: Backbone + 'static> Blueprint<M> {
@@ -33,7 +35,7 @@ impl<M: Backbone + 'static> Blueprint<M> {
         build(&mut space, &Device::default())?;
         let for_cost = build.clone();
         let cost = CostModel::new(&space, image, move |device| for_cost(&mut SearchSpace::new(), device));
-        Ok(Self { build, space, cost })
+        Ok(Self { build, space, cost: Arc::new(cost) })
     }
 
     /// The search space.
@@ -44,6 +46,22 @@ impl<M: Backbone + 'static> Blueprint<M> {
     /// What architectures cost.
     pub fn cost(&self) -> &CostModel {
         &self.cost
+    }
+
+    /// Something that is counted on the layers, as a limit of it needs.
+    pub fn counted(&self, count: Count) -> Arc<Counted> {
+        Arc::new(Counted::new(count, self.cost.clone()))
+    }
+
+    /// A budget of MACs, and bounds.
+    ///
+    /// # Errors
+    /// If what the backbone costs cannot be found.
+    pub fn limits(&self, budget: Budget, bounds: &[Bound]) -> Result<Limits, CostError> {
+        let budget = budget.resolve(self.cost.cost(&self.space.base())?.macs);
+        let limits = Limits::new(Limit::new(self.counted(Count::Macs), budget.as_f64()));
+        let bound = |bound: &Bound| Limit::new(self.counted(bound.count), bound.most as f64);
+        Ok(bounds.iter().map(bound).fold(limits, Limits::with_bound))
     }
 
     /// The supernet with initial weights of a seed.

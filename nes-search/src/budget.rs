@@ -3,8 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use elastic_layers::Macs;
+use elastic_layers::{Architecture, CostError, Macs};
 use serde::{Deserialize, Serialize};
+
+use crate::resource::{Limit, Limits};
 
 /// A budget as a user writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,14 +40,7 @@ impl FromStr for Budget {
 
     fn from_str(text: &str) -> Result<Self, BudgetError> {
         let error = || BudgetError(text.to_string());
-        let trimmed = text.trim();
-        let units = [("k", 1e3), ("K", 1e3), ("M", 1e6), ("G", 1e9)];
-        let unit = units.iter().find_map(|(suffix, unit)| Some((trimmed.strip_suffix(suffix)?, *unit)));
-        let (digits, unit) = unit.unwrap_or((trimmed, 1.0));
-        if !digits.starts_with(|first: char| first.is_ascii_digit()) {
-            return Err(error());
-        }
-        let number: f64 = digits.trim().parse().map_err(|_| error())?;
+        let (number, unit) = read_amount(text).ok_or_else(error)?;
         let macs = (number * unit).round();
         match (unit, number) {
             (1.0, fraction) if fraction > 0.0 && fraction <= 10.0 => Ok(Self::Fraction(fraction)),
@@ -53,6 +48,16 @@ impl FromStr for Budget {
             _ => Err(error()),
         }
     }
+}
+
+/// A number as written, and what its suffix multiplies it by.
+pub(crate) fn read_amount(text: &str) -> Option<(f64, f64)> {
+    let text = text.trim();
+    let units = [("k", 1e3), ("K", 1e3), ("M", 1e6), ("G", 1e9)];
+    let unit = units.iter().find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)));
+    let (digits, unit) = unit.unwrap_or((text, 1.0));
+    let begins = digits.starts_with(|first: char| first.is_ascii_digit());
+    Some((begins.then(|| digits.trim().parse().ok())??, unit))
 }
 
 impl TryFrom<String> for Budget {
@@ -91,7 +96,19 @@ pub enum Phi {
     Positive,
 }
 
-/// The resource term of the loss: `rho * phi(R / R_t - 1)` (equation 2, relative to the budget).
+impl Phi {
+    /// Of an excess, as a share of the limit.
+    fn of(self, excess: f64) -> f64 {
+        match self {
+            Self::Square => excess * excess,
+            Self::Absolute => excess.abs(),
+            Self::Positive => excess.max(0.0),
+        }
+    }
+}
+
+/// The resource term of the loss: `rho * phi(R / R_t - 1)` (equation 2, relative to the budget), with
+/// [`Phi::Positive`] for bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Penalty {
@@ -102,20 +119,26 @@ pub struct Penalty {
 }
 
 impl Penalty {
-    /// What a resource costs against a budget, to be added to the classification loss.
-    pub fn at(&self, resource: Macs, budget: Macs) -> f64 {
-        let excess = resource.ratio(budget) - 1.0;
-        self.rho
-            * match self.phi {
-                Phi::Square => excess * excess,
-                Phi::Absolute => excess.abs(),
-                Phi::Positive => excess.max(0.0),
-            }
+    /// What an architecture costs against its limits, to be added to the classification loss.
+    ///
+    /// # Errors
+    /// If what it takes cannot be found.
+    pub fn at(&self, architecture: &Architecture, limits: &Limits) -> Result<f64, CostError> {
+        let of = |phi: Phi, limit: &Limit| Ok::<_, CostError>(phi.of(limit.ratio(architecture)? - 1.0));
+        let mut sum = of(self.phi, limits.budget())?;
+        for bound in limits.bounds() {
+            sum += of(Phi::Positive, bound)?;
+        }
+        Ok(self.rho * sum)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use elastic_layers::SearchSpace;
+
     use super::*;
 
     #[test]
@@ -137,13 +160,40 @@ mod tests {
         }
     }
 
+    /// As many of it as the only dimension has.
+    #[derive(Debug)]
+    struct Width;
+
+    impl crate::Resource for Width {
+        fn name(&self) -> &str {
+            "width"
+        }
+
+        fn unit(&self) -> &str {
+            "channels"
+        }
+
+        fn of(&self, architecture: &Architecture) -> Result<f64, CostError> {
+            Ok(architecture.values()[0] as f64)
+        }
+    }
+
     #[test]
     fn penalties_are_what_the_paper_says() {
-        let penalty = |phi, macs| Penalty { rho: 2.0, phi }.at(Macs(macs), Macs(100));
-        assert!((penalty(Phi::Square, 150) - 0.5).abs() < 1e-12);
-        assert!((penalty(Phi::Square, 50) - 0.5).abs() < 1e-12);
-        assert!((penalty(Phi::Absolute, 50) - 1.0).abs() < 1e-12);
-        assert!((penalty(Phi::Positive, 150) - 1.0).abs() < 1e-12);
-        assert_eq!(penalty(Phi::Positive, 50), 0.0);
+        let mut space = SearchSpace::new();
+        space.channels("width", 100).range(1..=200).add().unwrap();
+        let limit = |most| Limit::new(Arc::new(Width), most);
+        let penalty = |phi, width, limits: &Limits| {
+            Penalty { rho: 2.0, phi }.at(&space.architecture(vec![width]).unwrap(), limits).unwrap()
+        };
+        let budget = Limits::new(limit(100.0));
+        assert!((penalty(Phi::Square, 150, &budget) - 0.5).abs() < 1e-12);
+        assert!((penalty(Phi::Square, 50, &budget) - 0.5).abs() < 1e-12);
+        assert!((penalty(Phi::Absolute, 50, &budget) - 1.0).abs() < 1e-12);
+        assert!((penalty(Phi::Positive, 150, &budget) - 1.0).abs() < 1e-12);
+        assert_eq!(penalty(Phi::Positive, 50, &budget), 0.0);
+        let bound = budget.with_bound(limit(120.0));
+        assert!((penalty(Phi::Square, 150, &bound) - 1.0).abs() < 1e-12, "0.5 for the budget, 0.5 for the bound");
+        assert!((penalty(Phi::Square, 50, &bound) - 0.5).abs() < 1e-12, "below a bound costs nothing");
     }
 }

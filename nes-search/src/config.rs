@@ -9,6 +9,7 @@ use crate::backbone::BackboneName;
 use crate::budget::{Budget, Penalty, Phi};
 use crate::data::Augment;
 use crate::estimator::Estimator;
+use crate::resource::Bound;
 use crate::search::{Constraint, SearchSettings, Start, Trials};
 use crate::settings::{SettingsError, check};
 use crate::train::{SgdSettings, TrainSettings};
@@ -28,6 +29,9 @@ pub struct Config {
     pub image_size: Option<usize>,
     /// What the found network may cost.
     pub budget: Budget,
+    /// What else it may take at most.
+    #[serde(default)]
+    pub bounds: Vec<Bound>,
     /// The seed of the search, and of the first training.
     pub seed: u64,
     /// Trainings of each network, under consecutive seeds.
@@ -177,6 +181,7 @@ fn laptop() -> Config {
         data: None,
         image_size: None,
         budget: Budget::Fraction(0.1),
+        bounds: Vec::new(),
         seed: 1,
         seeds: 1,
         threads: None,
@@ -262,6 +267,10 @@ fn comment(name: &str) -> Option<&'static str> {
              side is scaled to 1 / 0.875 of it, and the centre cut out."
         }
         "budget" => "A fraction of the backbone's MACs (\"0.1\"), or MACs (\"250k\", \"2.5M\").",
+        "bounds" => {
+            "What else the found network may take at most: [\"parameters=5k\", \"activation-memory=64k\"], the second in \
+             bytes for the input and output of one layer."
+        }
         "seed" => "Seed of the search and of the first training.",
         "seeds" => "Trainings of each network, under consecutive seeds.",
         "threads" => "Threads that Burn computes with; without it, as many as there are cores.",

@@ -5,7 +5,7 @@ use burn::store::ModuleRecord;
 use burn::tensor::{Device, Tensor};
 use elastic_layers::backbones::{MobileNetV1Config, MobileNetV2Config, ResNetConfig};
 use elastic_layers::{Backbone, Macs, SearchSpace, SpaceError};
-use nes_search::{BackboneName, Blueprint, LEAST_SHARE, Projection, baselines};
+use nes_search::{BackboneName, Blueprint, Budget, LEAST_SHARE, Projection, baselines};
 
 /// The path and shape of every parameter.
 fn parameters<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
@@ -125,7 +125,8 @@ fn uniform_rescalings_of_mobilenet_v1_meet_the_budgets_of_the_paper() {
         let published = thinner.cost().cost(&thinner.space().base()).expect("a cost").macs;
         assert_eq!(published, Macs(budget), "{width}");
 
-        let projection = Projection::new(whole.space(), whole.cost(), Macs(budget)).expect("a feasible budget");
+        let limits = whole.limits(Budget::Macs(Macs(budget)), &[]).expect("a cost");
+        let projection = Projection::new(whole.space(), &limits).expect("a feasible budget");
         let channel = baselines::uniform_channel(whole.space(), &projection).expect("an architecture");
         assert_eq!(channel.get("resolution"), Some(224), "{width}");
         let base = whole.space().base();
@@ -139,7 +140,7 @@ fn uniform_rescalings_of_mobilenet_v1_meet_the_budgets_of_the_paper() {
         let joint = baselines::uniform_joint(whole.space(), &projection).expect("architectures");
         assert_eq!(joint[0], channel);
         for architecture in &joint {
-            let share = whole.cost().cost(architecture).expect("a cost").macs.ratio(Macs(budget));
+            let share = projection.share(architecture).expect("a cost");
             assert!((LEAST_SHARE..=1.0).contains(&share), "{share} of {budget}: {architecture}");
         }
         assert!(joint.len() > 120, "{width}: {} resolutions", joint.len());

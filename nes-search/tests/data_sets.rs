@@ -10,7 +10,9 @@ use elastic_layers::backbones::MobileNetV2Config;
 use image::{ImageFormat, Rgb, RgbImage};
 use nes_search::data::{Augment, ImageData, Normalization};
 use nes_search::search::{Start, Trials};
-use nes_search::{Blueprint, Config, Estimator, Observer, Preset, Progress, Search, SearchSettings, SgdSettings, Task};
+use nes_search::{
+    Blueprint, Budget, Config, Estimator, Observer, Preset, Progress, Search, SearchSettings, SgdSettings, Task,
+};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -186,10 +188,10 @@ fn a_search_on_folders_that_was_interrupted_ends_as_if_it_had_not_been() {
         ..smoke
     };
     let devices = [Device::default()];
+    let limits = &blueprint.limits(Budget::Macs(Macs(250_000)), &[]).expect("a cost");
     let search = || {
         let (blueprint, train, evaluation, normalization) = (&blueprint, &train, &evaluation, &normalization);
-        let budget = Macs(250_000);
-        let task = Task { blueprint, train, evaluation, normalization, budget, devices: &devices };
+        let task = Task { blueprint, train, evaluation, normalization, limits, devices: &devices };
         Search::new(task, &settings, 8).expect("a search")
     };
     let history = |directory: &Path| fs::read_to_string(directory.join("history.jsonl")).expect("a history");

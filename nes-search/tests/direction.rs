@@ -41,13 +41,13 @@ impl Backbone for Tug {
 fn h_moves_from_the_width_that_costs_accuracy_to_the_one_that_brings_it() {
     let blueprint = Blueprint::new([1, 28, 28], Tug::new).expect("a network");
     let base = blueprint.space().base();
-    let budget = Budget::Fraction(1.0).resolve(blueprint.cost().cost(&base).expect("a cost").macs);
+    let limits = blueprint.limits(Budget::Fraction(1.0), &[]).expect("a cost");
     let (_, few) = ImageData::embedded().train.split_per_class(8, 1).expect("enough images");
     let (train, evaluation) = few.split_per_class(4, 1).expect("enough images");
     let normalization = Normalization::of(&train).expect("in memory");
     let devices = [Device::default()];
     let (blueprint, train, evaluation, normalization) = (&blueprint, &train, &evaluation, &normalization);
-    let task = Task { blueprint, train, evaluation, normalization, budget, devices: &devices };
+    let task = Task { blueprint, train, evaluation, normalization, limits: &limits, devices: &devices };
     let laptop = Config::preset(Preset::Laptop).search;
     // Without a weight, the penalty leaves the loss as it is.
     let unbound = Constraint::Penalty(Penalty { rho: 0.0, phi: Phi::Square });

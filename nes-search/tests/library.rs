@@ -5,8 +5,8 @@ use elastic_layers::{Backbone, DimKind, Macs};
 use nes_search::data::{Augment, ImageData, ImageSet, Normalization};
 use nes_search::rng::{Stream, stream};
 use nes_search::{
-    Blueprint, LEAST_SHARE, Observer, Progress, Projection, ProjectionError, SgdSettings, TrainSettings, baselines,
-    evaluate, train,
+    Blueprint, Bound, Budget, LEAST_SHARE, Limits, Observer, Progress, Projection, ProjectionError, SgdSettings,
+    TrainSettings, baselines, evaluate, train,
 };
 use rand::RngExt;
 
@@ -19,12 +19,17 @@ fn share(blueprint: &Blueprint<MobileNetV2>, architecture: &elastic_layers::Arch
     blueprint.cost().cost(architecture).expect("a cost").macs.ratio(budget)
 }
 
+fn limits(blueprint: &Blueprint<MobileNetV2>, budget: Macs) -> Limits {
+    blueprint.limits(Budget::Macs(budget), &[]).expect("a cost")
+}
+
 #[test]
 fn any_params_end_between_the_least_share_and_the_budget() {
     let blueprint = blueprint();
     let mut rng = stream(3, Stream::Views);
     for budget in [60_000, 250_000, 251_721, 1_000_000, 3_500_000].map(Macs) {
-        let projection = Projection::new(blueprint.space(), blueprint.cost(), budget).expect("a feasible budget");
+        let limits = limits(&blueprint, budget);
+        let projection = Projection::new(blueprint.space(), &limits).expect("a feasible budget");
         for _ in 0..40 {
             let params: Vec<f64> =
                 blueprint.space().dims().iter().map(|dim| rng.random_range(-2.0..dim.levels() as f64 + 2.0)).collect();
@@ -42,7 +47,8 @@ fn coarse_channels_reach_the_budget_by_resolution_and_depth() {
     config.scales.step = 0.5;
     let blueprint = Blueprint::new([1, 28, 28], move |space, device| config.init(space, device)).expect("a network");
     let budget = Macs(700_000);
-    let projection = Projection::new(blueprint.space(), blueprint.cost(), budget).expect("a feasible budget");
+    let limits = limits(&blueprint, budget);
+    let projection = Projection::new(blueprint.space(), &limits).expect("a feasible budget");
     let mut rng = stream(4, Stream::Views);
     for _ in 0..20 {
         let params: Vec<f64> =
@@ -53,11 +59,58 @@ fn coarse_channels_reach_the_budget_by_resolution_and_depth() {
 }
 
 #[test]
+fn every_bound_holds_and_the_budget_is_used() {
+    let blueprint = blueprint();
+    let space = blueprint.space();
+    let budget = Budget::Macs(Macs(250_000));
+    let loose = blueprint.limits(budget, &[]).expect("a cost");
+    let free = Projection::new(space, &loose).expect("a feasible budget");
+    let mut rng = stream(5, Stream::Views);
+    let (mut points, mut parameters, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let params: Vec<f64> = space.dims().iter().map(|dim| rng.random_range(0.0..dim.levels() as f64)).collect();
+        let cost = blueprint.cost().cost(&free.architecture(&params).expect("an architecture")).expect("a cost");
+        points.push(params);
+        parameters.push(cost.parameters);
+        bytes.push(cost.activation_bytes);
+    }
+    // What half of the architectures exceed without the bounds.
+    let median = |values: &mut Vec<u64>| {
+        values.sort_unstable();
+        values[values.len() / 2]
+    };
+    let bounds = [("parameters", median(&mut parameters)), ("activation-memory", median(&mut bytes))]
+        .map(|(name, most)| format!("{name}={most}").parse().expect("a bound"));
+    let limits = blueprint.limits(budget, &bounds).expect("a cost");
+    let projection = Projection::new(space, &limits).expect("a feasible budget");
+    for params in points {
+        let architecture = projection.architecture(&params).expect("an architecture");
+        let cost = blueprint.cost().cost(&architecture).expect("a cost");
+        let share = cost.macs.ratio(Macs(250_000));
+        assert!((LEAST_SHARE..=1.0).contains(&share), "{share}: {architecture}");
+        assert!(cost.parameters <= bounds[0].most, "{} of {}: {architecture}", cost.parameters, bounds[0]);
+        assert!(cost.activation_bytes <= bounds[1].most, "{} of {}: {architecture}", cost.activation_bytes, bounds[1]);
+    }
+    // More than the bound lets any architecture of that many parameters have.
+    let narrow: Bound = "parameters=1200".parse().expect("a bound");
+    let limits = blueprint.limits(Budget::Macs(Macs(2_000_000)), &[narrow]).expect("a cost");
+    let projection = Projection::new(space, &limits).expect("both can be met, though not together");
+    let error = projection.architecture(&space.base().params()).expect_err("not together");
+    assert!(matches!(error, ProjectionError::Gap { bounds: true, .. }), "{error}");
+    let limits = blueprint.limits(budget, &["parameters=5".parse().expect("a bound")]).expect("a cost");
+    let error = Projection::new(space, &limits).expect_err("infeasible").to_string();
+    assert!(error.contains("parameters") && error.contains("found 5 parameters"), "{error}");
+}
+
+#[test]
 fn infeasible_budgets_name_what_is_feasible() {
     let blueprint = blueprint();
     let [smallest, largest] = [blueprint.space().smallest(), blueprint.space().largest()]
         .map(|architecture| blueprint.cost().cost(&architecture).expect("a cost").macs);
-    let error = |budget| Projection::new(blueprint.space(), blueprint.cost(), Macs(budget)).expect_err("infeasible");
+    let error = |budget| {
+        let limits = limits(&blueprint, Macs(budget));
+        Projection::new(blueprint.space(), &limits).expect_err("infeasible")
+    };
     let small = error(smallest.0 - 1);
     assert!(matches!(small, ProjectionError::TooSmall { .. }) && small.to_string().contains(&smallest.to_string()));
     let large = error(largest.0 * 2);
@@ -69,7 +122,8 @@ fn uniform_baselines_scale_what_they_say() {
     let blueprint = blueprint();
     let space = blueprint.space();
     let budget = Macs(251_721);
-    let projection = Projection::new(space, blueprint.cost(), budget).expect("a feasible budget");
+    let limits = limits(&blueprint, budget);
+    let projection = Projection::new(space, &limits).expect("a feasible budget");
     let channel = baselines::uniform_channel(space, &projection).expect("an architecture");
     assert_eq!((channel.get("resolution"), channel.get("depth")), (Some(28), Some(10)));
     let joint = baselines::uniform_joint(space, &projection).expect("architectures");
@@ -123,7 +177,8 @@ fn training_learns_and_a_seed_decides_every_bit() {
     let device = burn::tensor::Device::default().autodiff();
     let (set, normalization) = images();
     let budget = Macs(1_000_000);
-    let projection = Projection::new(blueprint.space(), blueprint.cost(), budget).expect("a feasible budget");
+    let limits = limits(&blueprint, budget);
+    let projection = Projection::new(blueprint.space(), &limits).expect("a feasible budget");
     let architecture = baselines::uniform_channel(blueprint.space(), &projection).expect("an architecture");
     let run = |seed| {
         let network = blueprint.network(&architecture, seed, &device).expect("a network");

@@ -9,8 +9,8 @@ use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
 use nes_search::data::{Augment, ImageData, ImageSet, Normalization};
 use nes_search::search::{Constraint, Iteration, Start, Trials};
 use nes_search::{
-    Blueprint, Estimator, Found, LEAST_SHARE, Observer, Penalty, Phi, Progress, Search, SearchError, SearchSettings,
-    SgdSettings, Task,
+    Blueprint, Budget, Estimator, Found, LEAST_SHARE, Limits, Observer, Penalty, Phi, Progress, Search, SearchError,
+    SearchSettings, SgdSettings, Task,
 };
 use tempfile::tempdir;
 
@@ -22,6 +22,7 @@ struct Setting {
     evaluation: ImageSet,
     normalization: Normalization,
     devices: Vec<Device>,
+    limits: Limits,
 }
 
 impl Setting {
@@ -33,12 +34,13 @@ impl Setting {
         let (_, few) = train.split_per_class(12, 1).expect("enough images");
         let (train, evaluation) = few.split_per_class(4, 1).expect("enough images");
         let normalization = Normalization::of(&train).expect("in memory");
-        Self { blueprint, train, evaluation, normalization, devices: vec![Device::default(); devices] }
+        let limits = blueprint.limits(Budget::Macs(BUDGET), &[]).expect("a cost");
+        Self { blueprint, train, evaluation, normalization, devices: vec![Device::default(); devices], limits }
     }
 
     fn search(&self, settings: &SearchSettings, seed: u64) -> Search<'_, MobileNetV2> {
-        let Self { blueprint, train, evaluation, normalization, devices } = self;
-        let task = Task { blueprint, train, evaluation, normalization, budget: BUDGET, devices };
+        let Self { blueprint, train, evaluation, normalization, devices, limits } = self;
+        let task = Task { blueprint, train, evaluation, normalization, limits, devices };
         Search::new(task, settings, seed).expect("a search")
     }
 }

@@ -6,7 +6,10 @@ use burn::backend::ir::{FloatOperationIr, ModuleOperationIr, NumericOperationIr,
 use serde::Serialize;
 
 use super::{CapturedModel, rearranged};
-use crate::Macs;
+use crate::{Cost, Macs};
+
+/// Of one number of an activation.
+pub(crate) const BYTES: u64 = 4;
 
 /// What kind of layer a [`LayerCost`] describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -68,9 +71,22 @@ impl CapturedModel {
             .collect()
     }
 
+    /// What the forward costs for one image.
+    pub fn cost(&self) -> Cost {
+        Cost { macs: self.macs(), parameters: self.parameters(), activation_bytes: self.activation_bytes() }
+    }
+
     /// Multiply-accumulates of all convolutions and linear layers for one image.
     pub fn macs(&self) -> Macs {
         self.layers().iter().map(|layer| layer.macs).sum()
+    }
+
+    /// The most that one of these layers takes for its input and output together, as 32-bit numbers for one image, in
+    /// bytes.
+    pub fn activation_bytes(&self) -> u64 {
+        let elements = |shape: &[usize]| shape.iter().product::<usize>() as u64;
+        let layers = self.layers().into_iter().map(|layer| elements(&layer.input) + elements(&layer.output));
+        BYTES * layers.max().unwrap_or(0) / self.batch() as u64
     }
 
     /// Trainable parameters that the forward uses, counted as PyTorch does: weights, biases, gamma

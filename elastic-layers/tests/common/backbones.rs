@@ -33,8 +33,7 @@ pub fn captured<M: Backbone>(
 ) -> Cost {
     let build = |device: &Device| build(&mut SearchSpace::pinned(architecture), device).expect("a network");
     let captured = capture([1, channels, height, width], build, |network, images| network.forward(images));
-    let captured = captured.expect("captures");
-    Cost { macs: captured.macs(), parameters: captured.parameters() }
+    captured.expect("captures").cost()
 }
 
 /// The network with an eighth of the channels and no more than two blocks in a stage, which is quick to compute.

@@ -6,12 +6,12 @@ use anyhow::{Context, anyhow};
 use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::Device;
-use elastic_layers::{Architecture, ArchitectureFile, Backbone, Macs, SearchSpace};
+use elastic_layers::{Architecture, ArchitectureFile, Backbone, SearchSpace};
 use exporters::runtime::available;
 use exporters::{OnnxExporter, reference, verify};
 use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
 use nes_search::search::{SearchCost, Trial};
-use nes_search::{AnyBackbone, Blueprint, Config, Found, Observer, Projection, Search, Task};
+use nes_search::{AnyBackbone, Blueprint, Config, Found, Limits, Observer, Projection, Search, Task};
 use serde::{Deserialize, Serialize};
 
 use super::directory::{
@@ -26,7 +26,7 @@ pub struct Job {
     pub config: Config,
     pub data: ImageData,
     pub blueprint: Blueprint<AnyBackbone>,
-    pub budget: Macs,
+    pub limits: Limits,
     pub normalization: Normalization,
     /// The same device once for each thread.
     pub devices: Vec<Device>,
@@ -62,18 +62,18 @@ impl Job {
         let (backbone, classes, image) = (config.backbone, data.class_names.len(), [channels, height, width]);
         let build = move |space: &mut SearchSpace, device: &Device| backbone.init(image, classes, space, device);
         let blueprint = Blueprint::new(image, build).with_context(|| format!("backbone {backbone}"))?;
-        let budget = config.budget.resolve(blueprint.cost().cost(&blueprint.space().base())?.macs);
+        let limits = blueprint.limits(config.budget, &config.bounds)?;
         let normalization = Normalization::of(&data.train)?;
         let threads = config.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
         let devices = vec![Device::default(); threads];
-        let job = Self { config, data, blueprint, budget, train, evaluation, normalization, devices };
+        let job = Self { config, data, blueprint, limits, train, evaluation, normalization, devices };
         job.projection()?;
         Ok(job)
     }
 
     /// The projection onto the budget.
     pub fn projection(&self) -> anyhow::Result<Projection<'_>> {
-        Ok(Projection::new(self.blueprint.space(), self.blueprint.cost(), self.budget)?)
+        Ok(Projection::new(self.blueprint.space(), &self.limits)?)
     }
 
     /// The architecture that a directory's search found; searches, or goes on searching, if it has not yet. Nothing, if
@@ -106,7 +106,7 @@ impl Job {
             train: &self.train,
             evaluation: &self.evaluation,
             normalization: &self.normalization,
-            budget: self.budget,
+            limits: &self.limits,
             devices: &self.devices,
         };
         Ok(Search::new(task, &self.config.search, self.config.seed)?)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use nes_search::{BackboneName, Budget, Config, Preset};
+use nes_search::{BackboneName, Bound, Budget, Config, Preset};
 
 /// Where the configuration comes from: a preset, a file over it, flags over that.
 #[derive(Args, Debug)]
@@ -29,6 +29,10 @@ pub struct ConfigOptions {
     /// What the found network may cost: a fraction of the backbone's MACs (0.1), or MACs (250k, 2.5M).
     #[arg(long, value_name = "BUDGET")]
     budget: Option<Budget>,
+    /// What else it may take at most: parameters=5k, or activation-memory=64k (bytes for the input and output of one
+    /// layer); several times for several bounds, which replace those of the configuration.
+    #[arg(long = "bound", value_name = "NAME=N")]
+    bounds: Vec<Bound>,
     /// The seed of the search and of the first training.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -57,6 +61,9 @@ impl ConfigOptions {
         config.backbone = self.backbone.unwrap_or(config.backbone);
         config.image_size = self.image_size.or(config.image_size);
         config.budget = self.budget.unwrap_or(config.budget);
+        if !self.bounds.is_empty() {
+            config.bounds.clone_from(&self.bounds);
+        }
         config.seed = self.seed.unwrap_or(config.seed);
         config.seeds = self.seeds.unwrap_or(config.seeds);
         config.threads = self.threads.or(config.threads);

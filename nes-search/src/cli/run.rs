@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use elastic_layers::Macs;
 use exporters::runtime::{RuntimeKind, available};
 use nes_search::{Observer, Progress, baselines};
 use onnx_bench::latency::{Amount, BenchOptions, compare};
@@ -78,7 +79,7 @@ pub struct Place {
     #[arg(
         long,
         value_name = "DIR",
-        conflicts_with_all = ["out", "overwrite", "preset", "config", "backbone", "data", "image_size", "budget", "seed", "seeds", "threads"]
+        conflicts_with_all = ["out", "overwrite", "preset", "config", "backbone", "data", "image_size", "budget", "bounds", "seed", "seeds", "threads"]
     )]
     resume: Option<PathBuf>,
     #[command(flatten)]
@@ -110,7 +111,7 @@ impl Run {
     pub fn run(self) -> anyhow::Result<()> {
         let (directory, job) = self.place.open()?;
         let path = directory.path();
-        note(&format!("{}: budget {} MACs", path.display(), job.budget.0));
+        note(&format!("{}: {}", path.display(), job.limits));
         let terminal = &mut Terminal::new()?;
         let search = match job.search(path, terminal)? {
             Some(search) => search,
@@ -140,7 +141,7 @@ impl SearchCommand {
     pub fn run(self) -> anyhow::Result<()> {
         let (directory, job) = self.place.open()?;
         let path = directory.path();
-        note(&format!("{}: budget {} MACs", path.display(), job.budget.0));
+        note(&format!("{}: {}", path.display(), job.limits));
         let search = finished(job.search(path, &mut Terminal::new()?)?, "search", &directory)?;
         let found = job.found(path)?;
         if self.json {
@@ -148,7 +149,7 @@ impl SearchCommand {
         }
         let cost = job.blueprint.cost().cost(&found)?;
         let mut text = format!("{found}\n\n");
-        text += &format!("MACs {} ({:.3} of the budget), ", cost.macs.0, cost.macs.ratio(job.budget));
+        text += &format!("MACs {} ({:.3} of the budget), ", cost.macs.0, job.limits.budget().ratio(&found)?);
         text += &format!("parameters {}\n", cost.parameters);
         let took = search.cost;
         text += &format!("search: {} images, {:.0} s, {} views scored\n", took.images, took.seconds, took.evaluations);
@@ -271,5 +272,6 @@ fn summary(
             onnx_p90_ms: report.p90_ms,
         });
     }
-    Ok(Summary { budget_macs: job.budget, seeds, search: search.cost, onnx_runtime: RUNTIME, rows })
+    let budget_macs = Macs(job.limits.budget().most() as u64);
+    Ok(Summary { budget_macs, seeds, search: search.cost, onnx_runtime: RUNTIME, rows })
 }

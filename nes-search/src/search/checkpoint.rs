@@ -62,7 +62,8 @@ impl CheckpointError {
 pub(super) struct Identity {
     pub seed: u64,
     pub space: String,
-    pub budget_macs: u64,
+    /// What is limited, and to how much: the budget first.
+    pub limits: Vec<(String, f64)>,
     pub training_images: usize,
     pub evaluation_images: usize,
     pub settings: SearchSettings,
@@ -104,7 +105,7 @@ struct StateFile {
 }
 
 const FORMAT: &str = "nes-search/checkpoint";
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 const STATE: &str = "state.json";
 const SUPERNET: &str = "supernet.bpk";
 const WEIGHT_OPTIMIZER: &str = "weight-optimizer.bpk";

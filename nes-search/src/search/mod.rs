@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use elastic_layers::{
-    Architecture, ArchitectureError, Backbone, CostError, DimKind, ElasticDim, Macs, SearchSpace, SpaceError,
+    Architecture, ArchitectureError, Backbone, CostError, DimKind, ElasticDim, SearchSpace, SpaceError,
 };
 use ndarray::{Array1, Array2};
 use rand::RngExt;
@@ -25,7 +25,7 @@ use crate::estimator::normal;
 use crate::observer::{Observer, Progress};
 use crate::projection::{LEAST_SHARE, Projection, ProjectionError};
 use crate::rng::{Stream, derived_seed, stream};
-use crate::{ArchParams, Blueprint, NesConfig, baselines};
+use crate::{ArchParams, Blueprint, Limits, NesConfig, baselines};
 
 pub use checkpoint::CheckpointError;
 use checkpoint::{Identity, Position, State};
@@ -50,8 +50,8 @@ pub struct Task<'a, M> {
     pub evaluation: &'a ImageSet,
     /// How pixels become numbers.
     pub normalization: &'a Normalization,
-    /// R_t.
-    pub budget: Macs,
+    /// The budget R_t, and bounds.
+    pub limits: &'a Limits,
     /// Devices: the first trains, all of them score candidates.
     pub devices: &'a [Device],
 }
@@ -171,7 +171,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     /// If a setting is out of its range ([`SearchSettings::check`]), or there is no device.
     pub fn new(task: Task<'a, M>, settings: &SearchSettings, seed: u64) -> Result<Self, SearchError> {
         settings.check().unwrap_or_else(|error| panic!("{error}"));
-        let Task { blueprint, train, evaluation, budget, devices, .. } = task;
+        let Task { blueprint, train, evaluation, limits, devices, .. } = task;
         for (split, set, expected) in
             [("training", train, settings.sgd.batch_size), ("evaluation", evaluation, settings.evaluation_batch)]
         {
@@ -180,7 +180,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
             }
         }
         let space = blueprint.space();
-        let projection = Projection::new(space, blueprint.cost(), budget)?;
+        let projection = Projection::new(space, limits)?;
         // A space that is too coarse for the budget shows now, and not at the end.
         projection.architecture(&space.base().params())?;
         let upper = space.dims().iter().map(|dim| dim.levels() as f64).collect();
@@ -210,7 +210,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         let identity = Identity {
             seed,
             space: space.hash(),
-            budget_macs: budget.0,
+            limits: limits.named(),
             training_images: train.len(),
             evaluation_images: evaluation.len(),
             settings: settings.clone(),
@@ -382,7 +382,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         }
         if let Constraint::Penalty(penalty) = self.settings.constraint {
             for (loss, candidate) in losses.iter_mut().zip(&candidates) {
-                *loss += penalty.at(blueprint.cost().cost(candidate)?.macs, self.task.budget);
+                *loss += penalty.at(candidate, self.task.limits)?;
             }
         }
         let at_centre = losses.pop().unwrap_or(f64::NAN);
@@ -401,7 +401,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
             h,
             architecture: centre.values().to_vec(),
             macs,
-            ratio: macs.ratio(self.task.budget),
+            ratio: self.projection.share(&centre)?,
             loss: finite(loss),
             losses: losses.into_iter().map(finite).collect(),
             sigma,
@@ -475,7 +475,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         let mut finalists = vec![self.projection.architecture(&self.params())?];
         if let Some(start) = &self.state.position.start {
             let start = blueprint.space().check(start)?;
-            let share = blueprint.cost().cost(&start)?.macs.ratio(self.task.budget);
+            let share = self.projection.share(&start)?;
             if share >= LEAST_SHARE && !finalists.contains(&start) {
                 finalists.push(start);
             }
@@ -485,8 +485,8 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
             _ => self.best_by_trials(finalists, observer)?,
         };
         let Some(found) = found else { return Ok(None) };
-        let share = blueprint.cost().cost(&found)?.macs.ratio(self.task.budget);
-        assert!((LEAST_SHARE..=1.0).contains(&share), "a projected architecture takes {share} of the budget");
+        let (share, worst) = (self.projection.share(&found)?, self.task.limits.worst(&found)?);
+        assert!(share >= LEAST_SHARE && worst <= 1.0, "a projected architecture takes {share} of the budget, {worst}");
         Ok(Some((found, uniform_joint)))
     }
 }

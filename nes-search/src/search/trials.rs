@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use crate::data::{ImageData, ImageSet, Normalization};
     use crate::search::{Start, Task};
-    use crate::{Blueprint, Budget, Config, Estimator, Preset, SearchSettings};
+    use crate::{Blueprint, Budget, Config, Estimator, Limits, Preset, SearchSettings};
 
     /// Its loss is larger at a higher resolution, whatever its weights.
     #[derive(Module, Elastic, Debug)]
@@ -215,22 +215,22 @@ mod tests {
         evaluation: ImageSet,
         normalization: Normalization,
         devices: [Device; 1],
+        limits: Limits,
     }
 
     impl Setting {
-        fn new() -> Self {
+        fn new(budget: f64) -> Self {
             let blueprint = Blueprint::new([1, 28, 28], Slope::new).expect("a network");
             let (_, few) = ImageData::embedded().train.split_per_class(8, 1).expect("enough images");
             let (train, evaluation) = few.split_per_class(4, 1).expect("enough images");
             let normalization = Normalization::of(&train).expect("in memory");
-            Self { blueprint, train, evaluation, normalization, devices: [Device::default()] }
+            let limits = blueprint.limits(Budget::Fraction(budget), &[]).expect("a cost");
+            Self { blueprint, train, evaluation, normalization, devices: [Device::default()], limits }
         }
 
-        fn search(&self, budget: f64, change: impl Fn(&mut SearchSettings)) -> Search<'_, Slope> {
-            let Self { blueprint, train, evaluation, normalization, devices } = self;
-            let base = blueprint.cost().cost(&blueprint.space().base()).expect("a cost").macs;
-            let budget = Budget::Fraction(budget).resolve(base);
-            let task = Task { blueprint, train, evaluation, normalization, budget, devices };
+        fn search(&self, change: impl Fn(&mut SearchSettings)) -> Search<'_, Slope> {
+            let Self { blueprint, train, evaluation, normalization, devices, limits } = self;
+            let task = Task { blueprint, train, evaluation, normalization, limits, devices };
             let mut settings = Config::preset(Preset::Laptop).search;
             settings.warmup_steps = 0;
             settings.weight_steps = 0;
@@ -243,8 +243,8 @@ mod tests {
 
     #[test]
     fn h_starts_at_the_rescaling_that_trials_find_best() {
-        let setting = Setting::new();
-        let mut search = setting.search(0.25, |settings| {
+        let setting = Setting::new(0.25);
+        let mut search = setting.search(|settings| {
             settings.trials = Trials { candidates: 5, epochs: 2, seeds: 2 };
             settings.outer_iterations = 1;
             settings.nes_iterations = 1;
@@ -269,10 +269,10 @@ mod tests {
 
     #[test]
     fn h_goes_where_trials_say_and_not_where_the_shared_weights_do() {
-        let setting = Setting::new();
+        let setting = Setting::new(0.4);
         let space = setting.blueprint.space();
         let resolution_after = |trials: &[(usize, f64)]| {
-            let mut search = setting.search(0.4, |settings| {
+            let mut search = setting.search(|settings| {
                 settings.start = Start::Base;
                 settings.outer_iterations = 10;
                 settings.estimator = Estimator::antithetic(8);
@@ -308,9 +308,8 @@ mod tests {
 
     #[test]
     fn the_finalist_with_the_least_mean_loss_is_found() {
-        let setting = Setting::new();
-        let mut search =
-            setting.search(0.25, |settings| settings.trials = Trials { candidates: 5, epochs: 1, seeds: 2 });
+        let setting = Setting::new(0.25);
+        let mut search = setting.search(|settings| settings.trials = Trials { candidates: 5, epochs: 1, seeds: 2 });
         let at = |resolution| setting.blueprint.space().architecture(vec![resolution, 100]).expect("one of the space");
         let finalists = vec![at(21), at(16), at(28)];
         let found = search.best_by_trials(finalists, &mut ()).expect("no error").expect("not interrupted");
