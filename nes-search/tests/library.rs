@@ -92,7 +92,7 @@ fn every_bound_holds_and_the_budget_is_used() {
         assert!(cost.activation_bytes <= bounds[1].most, "{} of {}: {architecture}", cost.activation_bytes, bounds[1]);
     }
     // More than the bound lets any architecture of that many parameters have.
-    let narrow: Bound = "parameters=1200".parse().expect("a bound");
+    let narrow: Bound = "parameters=1500".parse().expect("a bound");
     let limits = blueprint.limits(Budget::Macs(Macs(2_000_000)), &[narrow]).expect("a cost");
     let projection = Projection::new(space, &limits).expect("both can be met, though not together");
     let error = projection.architecture(&space.base().params()).expect_err("not together");
