@@ -11,6 +11,7 @@ mod progress;
 mod run;
 mod summary;
 mod training;
+mod watch;
 
 use std::io::Write;
 
@@ -34,6 +35,7 @@ enum Command {
     Export(export::Export),
     Bench(bench::Bench),
     Inspect(inspect::Inspect),
+    Watch(watch::Watch),
     Fidelity(fidelity::Fidelity),
     Config(ConfigCommand),
 }
@@ -57,6 +59,7 @@ impl Cli {
             Command::Export(export) => export.run(),
             Command::Bench(bench) => bench.run(),
             Command::Inspect(inspect) => inspect.run(),
+            Command::Watch(watch) => watch.run(),
             Command::Fidelity(fidelity) => fidelity.run(),
             Command::Config(ConfigCommand { preset }) => print(&Config::preset(preset).to_toml()),
         }
