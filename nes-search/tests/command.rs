@@ -224,7 +224,7 @@ fn watched(directory: &Path) {
     // Where stdout is no terminal it does not wait.
     assert_eq!(watch(&[]), text);
     let view: Value = serde_json::from_str(&watch(&["--json"])).expect("JSON");
-    let history = fs::read_to_string(directory.join("mine/history.jsonl")).unwrap();
+    let history = fs::read_to_string(directory.join("mine/history.jsonl")).expect("a file");
     let record: Value = serde_json::from_str(history.trim_end()).expect("one record");
     assert_eq!((&view["history"][0], &view["finished"], &view["iterations"]), (&record, &Value::from(true), &1.into()));
     let dimensions = view["dimensions"].as_array().expect("dimensions");
@@ -234,7 +234,7 @@ fn watched(directory: &Path) {
         assert_tells(row.expect("a row for each dimension"), &[&value.to_string()]);
     }
 
-    let write = |name: &str, text: &str| fs::write(directory.join("mine").join(name), text).unwrap();
+    let write = |name: &str, text: &str| fs::write(directory.join("mine").join(name), text).expect("a file");
     let message = |parts: &[&str]| assert_tells(&refused(&["watch", "mine", "--once"], directory), parts);
     // What is being written has no end yet.
     write("history.jsonl", &(history.clone() + "{\"iteration\": 2, \"h"));
@@ -248,7 +248,7 @@ fn watched(directory: &Path) {
     write("history.jsonl", &history);
     write("task.json", "{}");
     message(&["task.json", "missing field"]);
-    fs::remove_file(directory.join("mine/task.json")).unwrap();
+    fs::remove_file(directory.join("mine/task.json")).expect("a file");
     message(&["mine", "expected the directory of a run or a search", "task.json"]);
     assert_tells(&refused(&["watch", "nowhere"], directory), &["nowhere", "expected the directory"]);
 }

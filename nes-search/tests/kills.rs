@@ -81,7 +81,7 @@ fn assert_nothing_is_half_written(directory: &Path) {
                     serde_json::from_slice::<Value>(line).unwrap_or_else(|error| panic!("{at}: {error}"));
                 }
             }
-            Some("toml") => drop(String::from_utf8(content).unwrap().parse::<toml::Table>().expect("TOML")),
+            Some("toml") => drop(String::from_utf8(content).expect("text").parse::<toml::Table>().expect("TOML")),
             Some("bpk" | "onnx") => assert!(content.len() > 100, "{at}"),
             _ => panic!("{at}: what is this?"),
         }

@@ -117,7 +117,7 @@ fn measure(duration: Duration) -> anyhow::Result<Report> {
         devices: &devices,
     };
     let directory = tempfile::tempdir()?;
-    let mut watch = Watch { system: System::new(), begin: Instant::now(), duration, samples: Vec::new() };
+    let mut watch = Watch { system: System::new()?, begin: Instant::now(), duration, samples: Vec::new() };
     let mut search = Search::new(task, &settings, 1)?;
     search.run(Some(directory.path()), &mut watch)?;
     let steps = std::fs::read_to_string(directory.path().join("history.jsonl")).context("history")?.lines().count() * 3;

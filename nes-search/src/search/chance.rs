@@ -30,8 +30,7 @@ impl SharedAccuracy {
         let images: usize = class_sizes.iter().sum();
         let chance = class_sizes.iter().copied().max().unwrap_or(0) as f64 / images as f64;
         let error = (chance * (1.0 - chance) / images as f64).sqrt();
-        // Not the other way round, so that no number is near chance.
-        let near_chance = !(accuracy > chance + SIGNIFICANT * error);
+        let near_chance = accuracy.is_nan() || accuracy <= chance + SIGNIFICANT * error;
         Self { accuracy, chance, images, near_chance }
     }
 
