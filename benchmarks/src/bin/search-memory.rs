@@ -92,7 +92,7 @@ fn measure(duration: Duration) -> anyhow::Result<Report> {
     let (_, few) = data.train.split_per_class(40, 1)?;
     let (train, evaluation) = few.split_per_class(10, 1)?;
     let normalization = Normalization::of(&train)?;
-    let budget = Budget::Fraction(0.1).resolve(blueprint.cost().cost(&blueprint.space().base())?.macs);
+    let limits = blueprint.limits(Budget::Fraction(0.1), &[])?;
     let laptop = Config::preset(Preset::Laptop).search;
     let settings = SearchSettings {
         warmup_steps: 0,
@@ -113,7 +113,7 @@ fn measure(duration: Duration) -> anyhow::Result<Report> {
         train: &train,
         evaluation: &evaluation,
         normalization: &normalization,
-        budget,
+        limits: &limits,
         devices: &devices,
     };
     let directory = tempfile::tempdir()?;
