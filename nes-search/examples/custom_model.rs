@@ -14,7 +14,8 @@ use elastic_layers::*;
 use exporters::runtime::available;
 use exporters::{OnnxExporter, reference, verify};
 use nes_search::data::{Augment, ImageData, Normalization, batch};
-use nes_search::search::{Constraint, Start, Trials};
+use nes_search::search::{Start, Trials};
+use nes_search::searchers::NesSettings;
 use nes_search::*;
 
 /// A residual block. As with layers of Burn's own, but for the types of its fields.
@@ -90,8 +91,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         start: Start::Uniform,
         trials: Trials { candidates: 4, epochs: 2, seeds: 1 },
         evaluation_batch: 100,
-        estimator: Estimator::antithetic(6),
-        constraint: Constraint::Projection,
+        nes: NesSettings { estimator: Estimator::antithetic(6), ..NesSettings::default() },
         sgd: sgd.clone(),
         ..Config::preset(Preset::Laptop).search
     };

@@ -116,6 +116,10 @@ pub struct Penalty {
     pub rho: f64,
     /// phi.
     pub phi: Phi,
+    /// Directions that the gradient of the term is estimated with apart from that of the loss, since it is exact and cheap;
+    /// with 0, the paper's, it is added to each candidate's loss.
+    #[serde(default)]
+    pub apart: usize,
 }
 
 impl Penalty {
@@ -184,7 +188,7 @@ mod tests {
         space.channels("width", 100).range(1..=200).add().unwrap();
         let limit = |most| Limit::new(Arc::new(Width), most);
         let penalty = |phi, width, limits: &Limits| {
-            Penalty { rho: 2.0, phi }.at(&space.architecture(vec![width]).unwrap(), limits).unwrap()
+            Penalty { rho: 2.0, phi, apart: 0 }.at(&space.architecture(vec![width]).unwrap(), limits).unwrap()
         };
         let budget = Limits::new(limit(100.0));
         assert!((penalty(Phi::Square, 150, &budget) - 0.5).abs() < 1e-12);

@@ -10,7 +10,8 @@ use crate::budget::{Budget, Penalty, Phi};
 use crate::data::Augment;
 use crate::estimator::Estimator;
 use crate::resource::Bound;
-use crate::search::{Constraint, SearchSettings, Start, Trials, Views};
+use crate::search::{SearchSettings, Start, Trials, Views};
+use crate::searchers::{NesSettings, SearcherName};
 use crate::settings::{SettingsError, check};
 use crate::train::{SgdSettings, TrainSettings};
 
@@ -191,17 +192,13 @@ fn laptop() -> Config {
             outer_iterations: 12,
             weight_steps: 100,
             nes_iterations: 4,
+            searcher: SearcherName::Nes,
             start: Start::Uniform,
             trials: Trials { candidates: 24, epochs: 10, seeds: 3 },
-            sigma: 1.5,
-            sigma_floor: 0.5,
-            learning_rate: 1.5,
-            momentum: 0.5,
             evaluation_batch: 250,
             checkpoint_every: 1,
             checkpoint_seconds: 300.0,
-            estimator: Estimator::antithetic(16),
-            constraint: Constraint::Projection,
+            nes: NesSettings::default(),
             views: Views::ONE,
             sgd: sgd(),
         },
@@ -219,17 +216,13 @@ fn paper() -> Config {
             outer_iterations: 75,
             weight_steps: 2000,
             nes_iterations: 20,
+            searcher: SearcherName::Nes,
             start: Start::Base,
             trials: Trials { candidates: 0, epochs: 1, seeds: 1 },
-            sigma: 1.25,
-            sigma_floor: 0.0,
-            learning_rate: 5.0,
-            momentum: 0.0,
             evaluation_batch: 256,
             checkpoint_every: 1,
             checkpoint_seconds: 300.0,
-            estimator: Estimator::paper(100),
-            constraint: Constraint::Penalty(Penalty { rho: 1.0, phi: Phi::Square }),
+            nes: NesSettings::paper(Penalty { rho: 1.0, phi: Phi::Square, apart: 0 }),
             views: Views::ONE,
             sgd: SgdSettings { batch_size: 256, ..sgd() },
         },
@@ -248,7 +241,7 @@ fn smoke() -> Config {
             nes_iterations: 1,
             evaluation_batch: 50,
             trials: Trials { candidates: 2, epochs: 1, seeds: 1 },
-            estimator: Estimator::antithetic(4),
+            nes: NesSettings { estimator: Estimator::antithetic(4), ..laptop.search.nes },
             sgd: SgdSettings { batch_size: 16, ..sgd() },
             ..laptop.search
         },
@@ -285,20 +278,34 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.weight_steps" => "N: weight steps in each outer iteration, on views drawn around H.",
         "search.nes_iterations" => "NES iterations in each outer iteration.",
         "search.start" => "Where H starts: \"base\" (the backbone) or \"uniform\" (its best uniform rescaling).",
-        "search.sigma" => "Deviation of the candidates from H, in steps of each dimension, in the beginning;",
-        "search.sigma_floor" => "it falls linearly to this.",
-        "search.learning_rate" => "Learning rate of H in the beginning; it falls linearly to 0.",
-        "search.momentum" => "Weight of the past in the running mean of the gradients of H.",
+        "search.searcher" => {
+            "\"nes\", or for comparison \"random\", \"evolution\", \"cma-es\", \"netadapt\", \"uniform-channel\", \
+             \"uniform-resolution\", \"uniform-joint\": these begin when all weight steps are done."
+        }
+        "search.nes" => "How NES moves H (equations 6, 7 and 9).",
+        "search.nes.sigma" => {
+            "Deviation of the candidates from H, in steps, in the beginning, at most a fifth of a dimension's values;"
+        }
+        "search.nes.sigma_floor" => "it falls linearly to this.",
+        "search.nes.sigma_adaptation" => {
+            "How fast each dimension's deviation is adapted to the losses, in units of separable NES's rate; 0 for not at all."
+        }
+        "search.nes.learning_rate_adaptation" => {
+            "Whether the learning rate is multiplied by s / (1 + s), s being the gradient's signal-to-noise ratio."
+        }
+        "search.nes.average" => "Share of the iterations, the last ones, whose mean H is found; 0 for the last H.",
+        "search.nes.learning_rate" => "Learning rate of H in the beginning; it falls linearly to 0.",
+        "search.nes.momentum" => "Weight of the past in the running mean of the gradients of H.",
         "search.evaluation_batch" => "Evaluation images that all candidates of an NES iteration are scored on.",
         "search.checkpoint_every" => "Outer iterations between two checkpoints.",
         "search.checkpoint_seconds" => "Seconds after which there is one in any case.",
-        "search.constraint" => {
+        "search.nes.constraint" => {
             "How the search keeps to the budget: \"projection\" moves candidates onto it; or a table \
              penalty = { rho = 1.0, phi = \"square\" } (or \"absolute\", \"positive\")."
         }
-        "search.constraint.penalty" => "Equation 2: rho * phi(R / R_t - 1) is added to the loss.",
-        "search.constraint.penalty.rho" => "Weight of the penalty.",
-        "search.constraint.penalty.phi" => "\"square\", \"absolute\" or \"positive\".",
+        "search.nes.constraint.penalty" => "Equation 2: rho * phi(R / R_t - 1) is added to the loss.",
+        "search.nes.constraint.penalty.rho" => "Weight of the penalty.",
+        "search.nes.constraint.penalty.phi" => "\"square\", \"absolute\" or \"positive\".",
         "search.trials" => {
             "Short trainings from scratch, which decide where H starts, correct the losses of candidates, and choose \
              between the start and what NES made of it."
@@ -306,14 +313,24 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.trials.candidates" => "Uniform rescalings that are trained; with 0, the shared weights decide.",
         "search.trials.epochs" => "Passes over the training images.",
         "search.trials.seeds" => "Trainings of each of the last two architectures.",
-        "search.estimator" => "The estimator of the NES gradient (equations 6 and 7).",
-        "search.estimator.samples" => "M: candidates in each NES iteration.",
-        "search.estimator.sampling" => "\"independent\" (the paper) or \"antithetic\" (pairs of opposite directions).",
-        "search.estimator.shaping" => "\"difference\" to the loss at H (equation 6) or \"standardized\" losses.",
         "search.views" => "The views in each weight step, whose gradients are summed.",
         "search.views.random" => "Views that are drawn: along the budget in the warm-up, around H after it.",
         "search.views.sandwich" => "Whether the largest and the smallest view of the space are in every step too.",
         "search.views.distillation" => "Whether all others learn the largest view's softmax instead of the labels.",
+        "search.nes.estimator" => "The estimator of the NES gradient (equations 6 and 7).",
+        "search.nes.estimator.samples" => "M: candidates in each NES iteration.",
+        "search.nes.estimator.sampling" => {
+            "\"independent\" (the paper) or \"antithetic\" (pairs of opposite directions)."
+        }
+        "search.nes.estimator.shaping" => {
+            "\"difference\" to the loss at H (equation 6), \"standardized\" or \"ranked\" losses."
+        }
+        "search.nes.estimator.moves" => {
+            "What a loss is the effect of: the direction as \"drawn\", or the step that was \"realized\" on the budget."
+        }
+        "search.nes.constraint.penalty.apart" => {
+            "Directions for the gradient of the penalty alone; with 0 it is added to each candidate's loss."
+        }
         "search.sgd" => "How the shared weights are trained.",
         "search.sgd.augment" | "train.sgd.augment" => "Random changes to training images.",
         "train" => "Training of a network from scratch.",
@@ -346,6 +363,7 @@ fn comment(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::searchers::Constraint;
 
     const PRESETS: [Preset; 3] = [Preset::Laptop, Preset::Paper, Preset::Smoke];
 
@@ -385,13 +403,13 @@ mod tests {
 
     #[test]
     fn a_file_changes_what_it_names() {
-        let text =
-            "budget = \"250k\"\n[search]\nsigma = 2\n[search.constraint.penalty]\nrho = 3.0\nphi = \"absolute\"\n";
+        let text = "budget = \"250k\"\n[search.nes]\nsigma = 2\n[search.nes.constraint.penalty]\nrho = 3.0\nphi = \"absolute\"\n";
         let config = Config::from_toml(Preset::Laptop, text).unwrap();
         let mut expected = laptop();
         expected.budget = "250k".parse().unwrap();
-        expected.search.sigma = 2.0;
-        expected.search.constraint = Constraint::Penalty(Penalty { rho: 3.0, phi: Phi::Absolute });
+        expected.search.nes.sigma = 2.0;
+        let penalty = Penalty { rho: 3.0, phi: Phi::Absolute, apart: 0 };
+        expected.search.nes.constraint = Constraint::Penalty(penalty);
         assert_eq!(config, expected);
     }
 
@@ -407,9 +425,9 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (text, parts) in [
-            ("[search]\nsigm = 1.0", ["unknown field `sigm`", "sigma_floor"]),
+            ("[search.nes]\nsigm = 1.0", ["unknown field `sigm`", "sigma_floor"]),
             ("colour = 1", ["unknown field `colour`", "budget"]),
-            ("[search]\nsigma = -1.0", ["search.sigma", "0.001 to 1000, found -1"]),
+            ("[search.nes]\nsigma = -1.0", ["search.nes.sigma", "0.001 to 1000, found -1"]),
             (
                 "[train.sgd.augment]\nrandom_resized_crop = true",
                 ["train.sgd.augment.shift: expected 0 with random_resized_crop", "found 1"],

@@ -2,7 +2,7 @@
 //!
 //! Losses are minimised: [`Nes`](crate::Nes) steps against the gradient.
 
-use ndarray::{Array1, Array2, Axis};
+use ndarray::{Array1, Array2};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,22 @@ pub enum Shaping {
     /// Its distance from the mean of the candidates' losses, in standard deviations: the gradient's scale no longer
     /// depends on the loss's.
     Standardized,
+    /// Its rank, as evenly spaced numbers of mean 0 and deviation 1; equal losses share the mean of their ranks. The
+    /// gradient then does not depend on what the losses are, but on their order alone.
+    Ranked,
+}
+
+/// What a candidate's loss is taken to be the effect of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moves {
+    /// The direction that was drawn (the paper). The gradient is that of the smoothed loss of architectures, H + n
+    /// rounded down, without bias.
+    Drawn,
+    /// The step from H to the architecture that was scored, which rounding and the budget made of the direction. The
+    /// gradient has the direction's noise no more, but for that a bias: where the loss is linear, rounding makes it longer
+    /// by the part `1 / (12 sigma^2)`.
+    Realized,
 }
 
 /// The estimator of the NES gradient.
@@ -38,17 +54,30 @@ pub struct Estimator {
     pub sampling: Sampling,
     /// What stands for a loss.
     pub shaping: Shaping,
+    /// What it is taken to be the effect of.
+    pub moves: Moves,
+}
+
+/// A gradient of H.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gradient {
+    /// G: one number for each dimension.
+    pub values: Array1<f64>,
+    /// The squared length of the true gradient over the variance of its estimate, as far as the spread of the samples'
+    /// (with antithetic sampling, the pairs') parts tells; 0 if they are no longer than chance makes them.
+    pub signal_to_noise: f64,
 }
 
 impl Estimator {
     /// The paper's: independent directions, plain differences.
     pub fn paper(samples: usize) -> Self {
-        Self { samples, sampling: Sampling::Independent, shaping: Shaping::Difference }
+        Self { samples, sampling: Sampling::Independent, shaping: Shaping::Difference, moves: Moves::Drawn }
     }
 
-    /// Antithetic pairs and standardised losses.
+    /// Antithetic pairs and standardised losses of the steps that were made.
     pub fn antithetic(samples: usize) -> Self {
-        Self { samples, sampling: Sampling::Antithetic, shaping: Shaping::Standardized }
+        let (sampling, shaping) = (Sampling::Antithetic, Shaping::Standardized);
+        Self { samples, sampling, shaping, moves: Moves::Realized }
     }
 
     /// Whether the gradient needs the loss at H itself.
@@ -56,18 +85,20 @@ impl Estimator {
         self.shaping == Shaping::Difference
     }
 
-    /// Draws the directions n ~ N(0, sigma) of one NES iteration: `[samples, dimensions]`.
+    /// Draws the directions n ~ N(0, sigma) of one NES iteration, one sigma for each dimension: `[samples, dimensions]`.
     ///
     /// With antithetic sampling, row `2i + 1` is the opposite of row `2i`.
-    pub fn directions(&self, dimensions: usize, sigma: f64, rng: &mut ChaCha8Rng) -> Array2<f64> {
-        let mut directions = Array2::zeros((self.samples, dimensions));
+    pub fn directions(&self, sigmas: &[f64], rng: &mut ChaCha8Rng) -> Array2<f64> {
+        let mut directions = Array2::zeros((self.samples, sigmas.len()));
         for row in 0..self.samples {
             match self.sampling {
                 Sampling::Antithetic if row % 2 == 1 => {
                     let opposite = directions.row(row - 1).mapv(|value: f64| -value);
                     directions.row_mut(row).assign(&opposite);
                 }
-                _ => directions.row_mut(row).mapv_inplace(|_| sigma * normal(rng)),
+                _ => directions
+                    .row_mut(row)
+                    .assign(&sigmas.iter().map(|sigma| sigma * normal(rng)).collect::<Array1<_>>()),
             }
         }
         directions
@@ -82,16 +113,48 @@ impl Estimator {
     ///
     /// # Panics
     /// If there is not one loss for each direction.
-    pub fn gradient(&self, directions: &Array2<f64>, losses: &[f64], centre: f64, sigma: f64) -> Array1<f64> {
+    pub fn gradient(&self, directions: &Array2<f64>, losses: &[f64], centre: f64, sigma: f64) -> Gradient {
         assert_eq!(losses.len(), directions.nrows(), "one loss per direction");
         let weights = self.weights(losses, centre);
         let used = weights.iter().flatten().count();
         if used < 2 || sigma <= 0.0 {
-            return Array1::zeros(directions.ncols());
+            return Gradient { values: Array1::zeros(directions.ncols()), signal_to_noise: 0.0 };
         }
-        let weights: Array1<f64> = weights.into_iter().map(Option::unwrap_or_default).collect();
-        let weighted = directions * &weights.insert_axis(Axis(1));
-        weighted.sum_axis(Axis(0)) / (sigma * used as f64)
+        let group = if self.sampling == Sampling::Antithetic { 2 } else { 1 };
+        let mut parts: Vec<Array1<f64>> = Vec::new();
+        for (start, weights) in (0..).step_by(group).zip(weights.chunks(group)) {
+            if weights.iter().all(Option::is_none) {
+                continue;
+            }
+            let mut part = Array1::zeros(directions.ncols());
+            for (row, weight) in (start..).zip(weights) {
+                part.scaled_add(weight.unwrap_or(0.0) / (sigma * used as f64), &directions.row(row));
+            }
+            parts.push(part);
+        }
+        let values = parts.iter().fold(Array1::zeros(directions.ncols()), |sum, part| sum + part);
+        Gradient { signal_to_noise: signal_to_noise(&parts, &values), values }
+    }
+
+    /// The gradient of the logarithms of the sigmas that directions were drawn with:
+    /// `1 / M * sum_i loss_i ((n_i / sigma)^2 - 1)`, as separable NES (SNES) has it. Negative where larger steps were the
+    /// better ones.
+    ///
+    /// # Panics
+    /// If there is not one loss for each direction, and one sigma for each dimension.
+    pub fn sigma_gradient(&self, directions: &Array2<f64>, losses: &[f64], centre: f64, sigmas: &[f64]) -> Array1<f64> {
+        assert_eq!(losses.len(), directions.nrows(), "one loss per direction");
+        assert_eq!(sigmas.len(), directions.ncols(), "one sigma per dimension");
+        let weights = self.weights(losses, centre);
+        let used = weights.iter().flatten().count();
+        let mut gradient = Array1::zeros(sigmas.len());
+        for (direction, weight) in directions.rows().into_iter().zip(&weights) {
+            let Some(weight) = weight else { continue };
+            for ((sum, n), sigma) in gradient.iter_mut().zip(direction).zip(sigmas) {
+                *sum += weight * ((n / sigma).powi(2) - 1.0) / used as f64;
+            }
+        }
+        gradient
     }
 
     /// What stands for each loss; nothing for one that is not finite.
@@ -103,10 +166,40 @@ impl Estimator {
                 let deviation = finite.std(0.0);
                 (finite.mean().unwrap_or(0.0), if deviation > 0.0 { deviation } else { f64::INFINITY })
             }
+            Shaping::Ranked => return ranks(losses),
         };
         let weight = |loss: f64| ((loss - offset) / scale).is_finite().then(|| (loss - offset) / scale);
         losses.iter().map(|&loss| weight(loss)).collect()
     }
+}
+
+/// The ranks of the finite losses, of mean 0 and (if no two are equal) deviation 1; equal ones share theirs.
+fn ranks(losses: &[f64]) -> Vec<Option<f64>> {
+    let mut order: Vec<usize> = (0..losses.len()).filter(|&index| losses[index].is_finite()).collect();
+    order.sort_by(|&one, &other| losses[one].total_cmp(&losses[other]));
+    let count = order.len() as f64;
+    // The deviation of 0, 1, ..., count - 1.
+    let deviation = ((count * count - 1.0) / 12.0).sqrt();
+    let mut weights = vec![None; losses.len()];
+    let mut rank = 0.0;
+    for equal in order.chunk_by(|&one, &other| losses[one] == losses[other]) {
+        let shared = rank + (equal.len() as f64 - 1.0) / 2.0;
+        rank += equal.len() as f64;
+        for &index in equal {
+            weights[index] = Some(if deviation > 0.0 { (shared - (count - 1.0) / 2.0) / deviation } else { 0.0 });
+        }
+    }
+    weights
+}
+
+/// The squared length of the expected sum of independent parts over the variance of the sum.
+fn signal_to_noise(parts: &[Array1<f64>], sum: &Array1<f64>) -> f64 {
+    let count = parts.len() as f64;
+    let mean = sum / count;
+    let spread: f64 = parts.iter().map(|part| (part - &mean).mapv(|difference| difference * difference).sum()).sum();
+    let variance = spread * count / (count - 1.0);
+    let ratio = sum.dot(sum) / variance - 1.0;
+    if ratio.is_finite() { ratio.max(0.0) } else { 0.0 }
 }
 
 /// A number from N(0, 1).
@@ -116,6 +209,8 @@ pub(crate) fn normal(rng: &mut ChaCha8Rng) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::Axis;
+
     use super::*;
     use crate::rng::{Stream, stream};
 
@@ -126,13 +221,13 @@ mod tests {
         let mut rng = stream(7, Stream::Perturbations);
         let gradients: Vec<Array1<f64>> = (0..runs)
             .map(|_| {
-                let directions = estimator.directions(centre.len(), SIGMA, &mut rng);
+                let directions = estimator.directions(&vec![SIGMA; centre.len()], &mut rng);
                 let losses: Vec<f64> = directions
                     .rows()
                     .into_iter()
                     .map(|row| loss(&row.iter().zip(centre).map(|(n, h)| n + h).collect::<Vec<_>>()))
                     .collect();
-                estimator.gradient(&directions, &losses, loss(centre), SIGMA)
+                estimator.gradient(&directions, &losses, loss(centre), SIGMA).values
             })
             .collect();
         (0..centre.len())
@@ -186,17 +281,17 @@ mod tests {
     #[test]
     fn standardized_losses_do_not_see_shift_and_scale() {
         let estimator = Estimator::antithetic(16);
-        let directions = estimator.directions(5, SIGMA, &mut stream(1, Stream::Perturbations));
+        let directions = estimator.directions(&[SIGMA; 5], &mut stream(1, Stream::Perturbations));
         let losses: Vec<f64> = directions.rows().into_iter().map(|row| row.sum().sin()).collect();
         let moved: Vec<f64> = losses.iter().map(|loss| 1e3 * loss - 77.0).collect();
-        let [one, two] = [&losses, &moved].map(|losses| estimator.gradient(&directions, losses, 0.0, SIGMA));
+        let [one, two] = [&losses, &moved].map(|losses| estimator.gradient(&directions, losses, 0.0, SIGMA).values);
         assert!((&one - &two).iter().all(|difference| difference.abs() < 1e-9));
         assert!(one.iter().any(|value| value.abs() > 1e-3));
     }
 
     #[test]
     fn antithetic_directions_come_in_opposite_pairs() {
-        let directions = Estimator::antithetic(6).directions(3, SIGMA, &mut stream(1, Stream::Perturbations));
+        let directions = Estimator::antithetic(6).directions(&[SIGMA; 3], &mut stream(1, Stream::Perturbations));
         for pair in 0..3 {
             assert_eq!(directions.row(2 * pair).mapv(|n| -n), directions.row(2 * pair + 1));
         }
@@ -205,21 +300,130 @@ mod tests {
 
     #[test]
     fn a_loss_that_is_not_finite_has_no_part() {
-        for estimator in [Estimator::paper(5), Estimator { samples: 5, ..Estimator::antithetic(4) }] {
-            let directions = Estimator::paper(5).directions(3, SIGMA, &mut stream(2, Stream::Perturbations));
+        for shaping in [Shaping::Difference, Shaping::Standardized, Shaping::Ranked] {
+            let estimator = Estimator { shaping, ..Estimator::paper(5) };
+            let directions = Estimator::paper(5).directions(&[SIGMA; 3], &mut stream(2, Stream::Perturbations));
             let finite = directions.select(Axis(0), &[0, 2, 4]);
             let expected = estimator.gradient(&finite, &[1.0, 2.0, 4.0], 0.5, SIGMA);
             let got = estimator.gradient(&directions, &[1.0, f64::NAN, 2.0, f64::INFINITY, 4.0], 0.5, SIGMA);
             assert_eq!(got, expected);
             let none = estimator.gradient(&directions, &[f64::NAN; 5], 0.5, SIGMA);
-            assert_eq!(none, Array1::<f64>::zeros(3));
+            assert_eq!(none.values, Array1::<f64>::zeros(3));
         }
     }
 
     #[test]
     fn equal_losses_give_no_gradient_when_standardized() {
         let estimator = Estimator::antithetic(8);
-        let directions = estimator.directions(3, SIGMA, &mut stream(2, Stream::Perturbations));
-        assert_eq!(estimator.gradient(&directions, &[0.3; 8], 0.0, SIGMA), Array1::<f64>::zeros(3));
+        let directions = estimator.directions(&[SIGMA; 3], &mut stream(2, Stream::Perturbations));
+        assert_eq!(estimator.gradient(&directions, &[0.3; 8], 0.0, SIGMA).values, Array1::<f64>::zeros(3));
+    }
+
+    #[test]
+    fn ranks_do_not_see_what_keeps_the_order_and_ties_share_theirs() {
+        let estimator = Estimator { shaping: Shaping::Ranked, ..Estimator::antithetic(16) };
+        let directions = estimator.directions(&[SIGMA; 5], &mut stream(1, Stream::Perturbations));
+        let losses: Vec<f64> = directions.rows().into_iter().map(|row| row.sum().sin()).collect();
+        let bent: Vec<f64> = losses.iter().map(|loss| (3.0 * loss).exp() - 40.0).collect();
+        let [one, two] = [&losses, &bent].map(|losses| estimator.gradient(&directions, losses, 0.0, SIGMA));
+        assert_eq!(one, two);
+        assert!(one.values.iter().any(|value| value.abs() > 1e-3));
+        // Ranks 0, 1.5, 1.5, 3 of mean 1.5, over the deviation of 0, 1, 2, 3.
+        let deviation = 1.25f64.sqrt();
+        let expected = [Some(-1.5 / deviation), Some(0.0), Some(0.0), None, Some(1.5 / deviation)];
+        assert_eq!(ranks(&[-1.0, 7.0, 7.0, f64::NAN, 9.0]), expected);
+        assert_eq!(ranks(&[2.0; 3]), [Some(0.0); 3]);
+        // Any order of equal ones gives the same gradient.
+        let tied: Vec<f64> = losses.iter().map(|loss| loss.round()).collect();
+        let gradient = estimator.gradient(&directions, &tied, 0.0, SIGMA);
+        let order: Vec<usize> = (0..16).rev().collect();
+        let turned: Vec<f64> = order.iter().map(|&row| tied[row]).collect();
+        let other = estimator.gradient(&directions.select(Axis(0), &order), &turned, 0.0, SIGMA);
+        assert!((gradient.values - other.values).iter().all(|difference| difference.abs() < 1e-12));
+    }
+
+    #[test]
+    fn every_dimension_has_a_sigma_of_its_own() {
+        let sigmas = [0.5, 4.0];
+        let directions = Estimator::paper(4000).directions(&sigmas, &mut stream(3, Stream::Perturbations));
+        for (column, sigma) in directions.columns().into_iter().zip(sigmas) {
+            // The deviation of a sample of N has a standard error of sigma / sqrt(2 N).
+            assert!((column.std(0.0) - sigma).abs() < 5.0 * sigma / 8000f64.sqrt(), "{}", column.std(0.0));
+        }
+    }
+
+    #[test]
+    fn sigma_shrinks_along_what_bends_up_and_grows_along_what_bends_down() {
+        // Of a n^2 the expectation of n^2 ((n / sigma)^2 - 1) is 2 sigma^2 a; of one dimension nothing is another's.
+        let (bend, sigmas) = ([0.5, -1.0, 0.0], [1.25, 0.5, 2.0]);
+        let estimator = Estimator::paper(200);
+        let mut rng = stream(5, Stream::Perturbations);
+        let gradients: Vec<Array1<f64>> = (0..400)
+            .map(|_| {
+                let directions = estimator.directions(&sigmas, &mut rng);
+                let loss = |n: ndarray::ArrayView1<f64>| n.iter().zip(bend).map(|(n, a)| a * n * n).sum();
+                let losses: Vec<f64> = directions.rows().into_iter().map(loss).collect();
+                estimator.sigma_gradient(&directions, &losses, 0.0, &sigmas)
+            })
+            .collect();
+        for dim in 0..3 {
+            let values: Array1<f64> = gradients.iter().map(|gradient| gradient[dim]).collect();
+            let (mean, error) = (values.mean().unwrap(), values.std(1.0) / 20.0);
+            let expected = 2.0 * sigmas[dim] * sigmas[dim] * bend[dim];
+            assert!((mean - expected).abs() < 5.0 * error, "{dim}: expected {expected}, got {mean} +- {error}");
+            assert!(error < 0.05, "the sample is too small to tell anything: +- {error}");
+        }
+    }
+
+    /// A loss that is linear in the architecture, as rounded down from H + n.
+    #[test]
+    fn drawn_moves_are_without_bias_and_realized_ones_have_the_documented_one() {
+        let (slope, h) = (0.7, 20.3);
+        let cell = |n: f64| (h + n).floor() + 0.5;
+        for (moves, expected) in
+            [(Moves::Drawn, slope * SIGMA), (Moves::Realized, slope * SIGMA * (1.0 + 1.0 / (12.0 * SIGMA * SIGMA)))]
+        {
+            let estimator = Estimator { moves, sampling: Sampling::Antithetic, ..Estimator::paper(100) };
+            let mut rng = stream(11, Stream::Perturbations);
+            let gradients: Array1<f64> = (0..4000)
+                .map(|_| {
+                    let drawn = estimator.directions(&[SIGMA], &mut rng);
+                    let losses: Vec<f64> = drawn.iter().map(|&n| slope * (cell(n) - h)).collect();
+                    let moved = match moves {
+                        Moves::Drawn => drawn,
+                        Moves::Realized => drawn.mapv(|n| cell(n) - h),
+                    };
+                    estimator.gradient(&moved, &losses, 0.0, SIGMA).values[0]
+                })
+                .collect();
+            let (mean, error) = (gradients.mean().unwrap(), gradients.std(1.0) / 4000f64.sqrt());
+            assert!((mean - expected).abs() < 5.0 * error, "{moves:?}: expected {expected}, got {mean} +- {error}");
+            assert!(error < 0.2 * slope * SIGMA / (12.0 * SIGMA * SIGMA), "too few samples to see the bias: {error}");
+        }
+    }
+
+    #[test]
+    fn the_signal_to_noise_ratio_is_that_of_a_linear_loss_with_noise() {
+        // Independent losses a.n + e with e ~ N(0, s) over d dimensions. A part is n (a.n + e) / (sigma M): the mean is
+        // sigma a, the variance of the sum (|a|^2 sigma^2 (d + 1) + s^2 d) / M, so the ratio is known.
+        let (d, samples, noise, slope) = (8, 400, 2.0, 0.5);
+        let norm = slope * slope * d as f64;
+        let variance = (norm * SIGMA * SIGMA * (d as f64 + 1.0) + noise * noise * d as f64) / samples as f64;
+        let expected = norm * SIGMA * SIGMA / variance;
+        let estimator = Estimator::paper(samples);
+        let mut rng = stream(13, Stream::Perturbations);
+        let ratios: Array1<f64> = (0..200)
+            .map(|_| {
+                let directions = estimator.directions(&vec![SIGMA; d], &mut rng);
+                let losses: Vec<f64> =
+                    directions.rows().into_iter().map(|row| slope * row.sum() + noise * normal(&mut rng)).collect();
+                estimator.gradient(&directions, &losses, 0.0, SIGMA).signal_to_noise
+            })
+            .collect();
+        let (mean, error) = (ratios.mean().unwrap(), ratios.std(1.0) / 200f64.sqrt());
+        // A ratio of estimates is off by a part of the order of 1 / M besides.
+        assert!((mean - expected).abs() < 5.0 * error + 0.02 * expected, "expected {expected}, got {mean} +- {error}");
+        let none = estimator.gradient(&Array2::zeros((samples, d)), &vec![1.0; samples], 1.0, SIGMA);
+        assert_eq!(none.signal_to_noise, 0.0);
     }
 }

@@ -1,6 +1,6 @@
 //! H: the continuous architecture hyperparameters.
 
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -18,6 +18,17 @@ impl ArchParams {
     /// Hyperparameters with the given values.
     pub fn new(values: &[f64], device: &Device) -> Self {
         Self { h: Param::from_tensor(Tensor::from_data(Self::data(values), &device.clone().autodiff())) }
+    }
+
+    /// As [`new`](Self::new), with the [`id`](Self::id) of a parameter that an optimizer knows.
+    pub(crate) fn with_id(values: &[f64], id: u64, device: &Device) -> Self {
+        let tensor = Tensor::from_data(Self::data(values), &device.clone().autodiff());
+        Self { h: Param::initialized(ParamId::from(id), tensor.require_grad()) }
+    }
+
+    /// What optimizers know the parameter by.
+    pub(crate) fn id(&self) -> u64 {
+        self.h.id.val()
     }
 
     /// The values.

@@ -146,6 +146,19 @@ impl<'a> Projection<'a> {
         Ok(self.scaled(&params, low))
     }
 
+    /// The architecture that stands for a point: at the budget, at the point's own resolution and depth wherever the
+    /// channels can reach it there; the nearest below it where they are too coarse for that.
+    ///
+    /// # Errors
+    /// If a cost cannot be found.
+    pub fn nearest(&self, params: &[f64]) -> Result<Architecture, CostError> {
+        match self.at_structure(params) {
+            Ok(architecture) => Ok(architecture),
+            Err(ProjectionError::Cost(error)) => Err(error),
+            Err(_) => Ok(self.space.at_params(&self.project(params)?)),
+        }
+    }
+
     /// The architecture of H, moved to between 0.98 and 1.00 of the budget: channels are scaled, then single
     /// dimensions grown, the one that rounding down took most from first. Where a bound is reached before the budget, some
     /// are shrunk again for others. Where channels are too coarse for that, the nearest resolution and depth at which they
@@ -269,7 +282,8 @@ impl<'a> Projection<'a> {
         Ok(None)
     }
 
-    fn clamped(&self, params: &[f64]) -> Vec<f64> {
+    /// H within the bounds of its dimensions.
+    pub(crate) fn clamped(&self, params: &[f64]) -> Vec<f64> {
         let bound = |(dim, &h): (&elastic_layers::ElasticDim, &f64)| {
             let top = dim.levels() as f64 - 1e-3;
             if h.is_nan() { 0.0 } else { h.clamp(0.0, top) }

@@ -10,6 +10,7 @@ use elastic_layers::backbones::MobileNetV2Config;
 use image::{ImageFormat, Rgb, RgbImage};
 use nes_search::data::{Augment, ImageData, Normalization};
 use nes_search::search::{Start, Trials};
+use nes_search::searchers::NesSettings;
 use nes_search::{
     Blueprint, Budget, Config, Estimator, Observer, Preset, Progress, Search, SearchSettings, SgdSettings, Task,
 };
@@ -177,7 +178,7 @@ fn a_search_on_folders_that_was_interrupted_ends_as_if_it_had_not_been() {
         weight_steps: 3,
         start: Start::Base,
         trials: Trials { candidates: 0, ..smoke.trials },
-        estimator: Estimator::antithetic(2),
+        nes: NesSettings { estimator: Estimator::antithetic(2), ..smoke.nes.clone() },
         evaluation_batch: 8,
         sgd: SgdSettings {
             // Three batches in an epoch: nine steps see three of them.

@@ -4,7 +4,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use elastic_layers::{Backbone, Elastic, ElasticConv2d, ElasticConv2dConfig, SearchSpace, SpaceError};
 use nes_search::data::{ImageData, Normalization};
-use nes_search::search::{Constraint, Start, Trials};
+use nes_search::search::{Start, Trials};
+use nes_search::searchers::{Constraint, NesSettings};
 use nes_search::{
     Blueprint, Budget, Config, Estimator, Penalty, Phi, Preset, Search, SearchSettings, SgdSettings, Task,
 };
@@ -50,7 +51,7 @@ fn h_moves_from_the_width_that_costs_accuracy_to_the_one_that_brings_it() {
     let task = Task { blueprint, train, evaluation, normalization, limits: &limits, devices: &devices };
     let laptop = Config::preset(Preset::Laptop).search;
     // Without a weight, the penalty leaves the loss as it is.
-    let unbound = Constraint::Penalty(Penalty { rho: 0.0, phi: Phi::Square });
+    let unbound = Constraint::Penalty(Penalty { rho: 0.0, phi: Phi::Square, apart: 0 });
     // Plain differences are as small as the loss's slope, a fiftieth here, and take a larger learning rate.
     for (constraint, estimator, learning_rate) in [
         (Constraint::Projection, Estimator::antithetic(8), 2.0),
@@ -64,11 +65,16 @@ fn h_moves_from_the_width_that_costs_accuracy_to_the_one_that_brings_it() {
             nes_iterations: 1,
             start: Start::Base,
             trials: Trials { candidates: 0, epochs: 1, seeds: 1 },
-            learning_rate,
-            momentum: 0.0,
             evaluation_batch: 8,
-            estimator,
-            constraint,
+            nes: NesSettings {
+                sigma: 1.5,
+                sigma_floor: 0.5,
+                learning_rate,
+                momentum: 0.0,
+                estimator,
+                constraint,
+                ..NesSettings::default()
+            },
             sgd: SgdSettings { batch_size: 4, ..laptop.sgd.clone() },
             ..laptop.clone()
         };

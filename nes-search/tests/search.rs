@@ -7,7 +7,8 @@ use burn::tensor::Device;
 use elastic_layers::Macs;
 use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
 use nes_search::data::{Augment, ImageData, ImageSet, Normalization};
-use nes_search::search::{Constraint, Iteration, Start, Trials, Views};
+use nes_search::search::{Iteration, Start, Trials, Views};
+use nes_search::searchers::{NesSettings, SearcherName};
 use nes_search::{
     Blueprint, Budget, Estimator, Found, LEAST_SHARE, Limits, Observer, Penalty, Phi, Progress, Search, SearchError,
     SearchSettings, SgdSettings, Task,
@@ -53,15 +54,17 @@ fn settings() -> SearchSettings {
         nes_iterations: 2,
         start: Start::Uniform,
         trials: Trials { candidates: 4, epochs: 3, seeds: 1 },
-        sigma: 1.25,
-        sigma_floor: 0.5,
-        learning_rate: 1.0,
-        momentum: 0.5,
+        searcher: SearcherName::Nes,
         evaluation_batch: 16,
         checkpoint_every: 1,
         checkpoint_seconds: 300.0,
-        estimator: Estimator::antithetic(4),
-        constraint: Constraint::Projection,
+        nes: NesSettings {
+            sigma: 1.25,
+            sigma_floor: 0.5,
+            learning_rate: 1.0,
+            estimator: Estimator::antithetic(4),
+            ..NesSettings::default()
+        },
         views: Views::ONE,
         sgd: SgdSettings {
             batch_size: 8,
@@ -74,6 +77,12 @@ fn settings() -> SearchSettings {
             augment: Augment { flip: true, shift: 1, random_resized_crop: false },
         },
     }
+}
+
+fn with_nes(change: impl FnOnce(&mut NesSettings)) -> SearchSettings {
+    let mut settings = settings();
+    change(&mut settings.nes);
+    settings
 }
 
 /// Asks to stop before a step, those of trainings included.
@@ -174,16 +183,12 @@ fn candidates_score_the_same_in_any_split_over_devices() {
 
 #[test]
 fn the_found_architecture_is_at_the_budget_in_the_papers_form_too() {
-    let penalty = Penalty { rho: 1.0, phi: Phi::Square };
+    let penalty = Penalty { rho: 1.0, phi: Phi::Square, apart: 0 };
     let settings = SearchSettings {
         warmup_steps: 0,
         start: Start::Base,
         trials: Trials { candidates: 0, epochs: 1, seeds: 1 },
-        momentum: 0.0,
-        sigma_floor: 0.0,
-        learning_rate: 5.0,
-        estimator: Estimator::paper(5),
-        constraint: Constraint::Penalty(penalty),
+        nes: NesSettings { estimator: Estimator::paper(5), ..NesSettings::paper(penalty) },
         ..settings()
     };
     let setting = Setting::new(1);
@@ -193,8 +198,9 @@ fn the_found_architecture_is_at_the_budget_in_the_papers_form_too() {
     assert!((LEAST_SHARE..=1.0).contains(&share), "{share}");
     let first: Iteration = serde_json::from_str(history(directory.path()).lines().next().unwrap()).unwrap();
     assert_eq!(first.h, setting.blueprint.space().base().params(), "H starts at the backbone");
-    assert_eq!((first.sigma, first.learning_rate), (1.25, 5.0));
-    assert_eq!(first.losses.len(), 5);
+    let step = first.step.expect("a step of H");
+    assert_eq!((step.sigma, step.learning_rate), (1.25, 5.0));
+    assert_eq!(first.losses.len(), 6, "five candidates, and H");
 }
 
 #[test]
@@ -247,8 +253,11 @@ fn a_checkpoint_of_something_else_is_refused() {
     setting.search(&settings(), 1).run(Some(path), stop).unwrap();
     let message = resume(&settings(), 2);
     assert!(message.ends_with("state.json: expected a search with seed 2, found seed 1"), "{message}");
-    let message = resume(&SearchSettings { sigma: 2.0, ..settings() }, 1);
-    assert!(message.ends_with("expected a search with settings.sigma 2.0, found settings.sigma 1.25"), "{message}");
+    let message = resume(&with_nes(|nes| nes.sigma = 2.0), 1);
+    assert!(
+        message.ends_with("expected a search with settings.nes.sigma 2.0, found settings.nes.sigma 1.25"),
+        "{message}"
+    );
     let other = SearchSettings { checkpoint_every: 2, checkpoint_seconds: 1.0, ..settings() };
     assert!(setting.search(&other, 1).resume(path, &mut ()).is_ok(), "checkpoints decide nothing");
 }
@@ -256,13 +265,13 @@ fn a_checkpoint_of_something_else_is_refused() {
 #[test]
 fn settings_out_of_range_name_the_field_and_the_range() {
     let message = |settings: SearchSettings| settings.check().expect_err("out of range").to_string();
-    assert_eq!(message(SearchSettings { sigma: -1.0, ..settings() }), "search.sigma: expected 0.001 to 1000, found -1");
+    assert_eq!(message(with_nes(|nes| nes.sigma = -1.0)), "search.nes.sigma: expected 0.001 to 1000, found -1");
     assert_eq!(
-        message(SearchSettings { estimator: Estimator::antithetic(3), ..settings() }),
-        "search.estimator.samples: expected an even number, for antithetic pairs, found 3"
+        message(with_nes(|nes| nes.estimator = Estimator::antithetic(3))),
+        "search.nes.estimator.samples: expected an even number, for antithetic pairs, found 3"
     );
-    let nan = SearchSettings { learning_rate: f64::NAN, ..settings() };
-    assert_eq!(message(nan), "search.learning_rate: expected 0 to 1000, found NaN");
+    let nan = with_nes(|nes| nes.learning_rate = f64::NAN);
+    assert_eq!(message(nan), "search.nes.learning_rate: expected 0 to 1000, found NaN");
     let sgd = SgdSettings { momentum: 1.0, ..settings().sgd };
     assert_eq!(message(SearchSettings { sgd, ..settings() }), "search.sgd.momentum: expected 0 to 0.9999, found 1");
 }

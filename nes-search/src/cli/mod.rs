@@ -1,6 +1,7 @@
 //! Command line: flags, and a thin wrapper around the library for each command.
 
 mod bench;
+mod compare;
 mod directory;
 mod export;
 mod fidelity;
@@ -37,6 +38,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Watch(watch::Watch),
     Fidelity(fidelity::Fidelity),
+    Compare(compare::Compare),
     Config(ConfigCommand),
 }
 
@@ -61,6 +63,7 @@ impl Cli {
             Command::Inspect(inspect) => inspect.run(),
             Command::Watch(watch) => watch.run(),
             Command::Fidelity(fidelity) => fidelity.run(),
+            Command::Compare(compare) => compare.run(),
             Command::Config(ConfigCommand { preset }) => print(&Config::preset(preset).to_toml()),
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
+use nes_search::searchers::SearcherName;
 use nes_search::{BackboneName, Bound, Budget, Config, Preset};
 
 /// Where the configuration comes from: a preset, a file over it, flags over that.
@@ -33,6 +34,9 @@ pub struct ConfigOptions {
     /// layer); several times for several bounds, which replace those of the configuration.
     #[arg(long = "bound", value_name = "NAME=N")]
     bounds: Vec<Bound>,
+    /// What decides which architectures are scored; nes, unless others are compared with it.
+    #[arg(long, value_enum, value_name = "NAME")]
+    searcher: Option<SearcherName>,
     /// The seed of the search and of the first training.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -64,6 +68,7 @@ impl ConfigOptions {
         if !self.bounds.is_empty() {
             config.bounds.clone_from(&self.bounds);
         }
+        config.search.searcher = self.searcher.unwrap_or(config.search.searcher);
         config.seed = self.seed.unwrap_or(config.seed);
         config.seeds = self.seeds.unwrap_or(config.seeds);
         config.threads = self.threads.or(config.threads);

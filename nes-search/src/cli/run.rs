@@ -79,7 +79,7 @@ pub struct Place {
     #[arg(
         long,
         value_name = "DIR",
-        conflicts_with_all = ["out", "overwrite", "preset", "config", "backbone", "data", "image_size", "budget", "bounds", "seed", "seeds", "threads"]
+        conflicts_with_all = ["out", "overwrite", "preset", "config", "backbone", "data", "image_size", "budget", "bounds", "searcher", "seed", "seeds", "threads"]
     )]
     resume: Option<PathBuf>,
     #[command(flatten)]

@@ -13,6 +13,7 @@ use comfy_table::{CellAlignment, Table};
 use console::{Term, truncate_str};
 use elastic_layers::{DimKind, ElasticDim};
 use nes_search::search::{HISTORY, Iteration, read_history};
+use nes_search::searchers::NesStep;
 use serde::Serialize;
 
 use super::directory::{SEARCH, STATUS, TASK, read_json_if_there};
@@ -128,11 +129,11 @@ impl View {
     fn text(&self, directory: &Path) -> String {
         let mut text = format!("{}: {}\n", directory.display(), self.state());
         let Some(last) = self.history.last() else {
-            return text + &format!("no NES iteration yet, of {}\n", self.iterations);
+            return text + &format!("no round yet, of {}\n", self.iterations);
         };
         let _ = writeln!(
             text,
-            "NES iteration {} of {}: R {} of {} MACs ({:.3}), {} images so far",
+            "round {} of {}: R {} of {} MACs ({:.3}), {} images so far",
             last.iteration, self.iterations, last.macs.0, self.budget_macs, last.ratio, last.images
         );
         let losses: Vec<f64> = last.losses.iter().flatten().copied().collect();
@@ -140,15 +141,19 @@ impl View {
         let most = losses.iter().copied().reduce(f64::max);
         let _ = writeln!(
             text,
-            "loss at H {}, of candidates {} to {}; sigma {:.3}, learning rate {:.3}, gradient {:.3}",
+            "losses of candidates: mean {}, {} to {}",
             number(last.loss),
             number(least),
-            number(most),
-            last.sigma,
-            last.learning_rate,
-            last.gradient_norm
+            number(most)
         );
-        let _ = writeln!(text, "loss at H  {}", sparkline(self.history.iter().map(|record| record.loss)));
+        if let Some(NesStep { sigma, learning_rate, gradient_norm, signal_to_noise }) = last.step {
+            let _ = writeln!(
+                text,
+                "sigma {sigma:.3}, learning rate {learning_rate:.3}, gradient {gradient_norm:.3}, signal to noise \
+                 {signal_to_noise:.3}"
+            );
+        }
+        let _ = writeln!(text, "mean loss  {}", sparkline(self.history.iter().map(|record| record.loss)));
         let _ = writeln!(text, "R / R_t    {}\n", sparkline(self.history.iter().map(|record| Some(record.ratio))));
         text + &self.table(last) + "\n"
     }

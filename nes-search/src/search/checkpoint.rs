@@ -24,7 +24,8 @@ use super::{SearchSettings, SharedAccuracy, Trial};
 use crate::data::{EpochSampler, Normalization};
 use crate::files;
 use crate::observer::Observer;
-use crate::params::ArchParams;
+use crate::projection::Projection;
+use crate::searchers::{NesSettings, Saved, Searcher};
 
 /// Why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -119,11 +120,12 @@ pub(super) struct Position {
     pub evaluation_order: EpochSampler,
     pub augmentation: ChaCha8Rng,
     pub views: ChaCha8Rng,
-    pub perturbations: ChaCha8Rng,
     /// The best uniform rescaling of channels and resolution, once it is known.
     pub uniform_joint: Option<ArchitectureFile>,
     /// Where H started, if that was found by the search.
     pub start: Option<ArchitectureFile>,
+    /// Views that the searcher asked for.
+    pub asked: usize,
     /// Trials so far.
     pub trials: Vec<Trial>,
     /// What the trials correct the shared weights' losses by, in this outer iteration.
@@ -145,23 +147,21 @@ pub(super) struct Position {
 struct StateFile {
     identity: Identity,
     position: Position,
+    searcher: Saved,
     /// The hash of every other file.
     blake3: BTreeMap<String, String>,
 }
 
-const KIND: Kind = Kind { format: "nes-search/checkpoint", version: 7 };
+const KIND: Kind = Kind { format: "nes-search/checkpoint", version: 8 };
 const STATE: &str = "state.json";
 const SUPERNET: &str = "supernet.bpk";
 const WEIGHT_OPTIMIZER: &str = "weight-optimizer.bpk";
-const PARAMS: &str = "params.bpk";
-const NES_OPTIMIZER: &str = "nes-optimizer.bpk";
 
 /// The state of a search.
 pub(super) struct State<M> {
     pub supernet: M,
     pub weight_optimizer: ModuleOptimizer,
-    pub params: ArchParams,
-    pub nes_optimizer: ModuleOptimizer,
+    pub searcher: Box<dyn Searcher>,
     pub position: Position,
     /// The checkpoint that it was loaded from or last written to.
     pub saved: Option<PathBuf>,
@@ -199,9 +199,7 @@ impl<M: Module> State<M> {
     fn files(&self, identity: &Identity, path: &Path) -> Result<Vec<(&'static str, Vec<u8>)>, CheckpointError> {
         let records = [
             (SUPERNET, self.supernet.valid().into_record().into_bytes().map_err(|error| error.to_string())),
-            (PARAMS, self.params.valid().into_record().into_bytes().map_err(|error| error.to_string())),
             (WEIGHT_OPTIMIZER, self.weight_optimizer.to_record().into_bytes().map_err(|error| error.to_string())),
-            (NES_OPTIMIZER, self.nes_optimizer.to_record().into_bytes().map_err(|error| error.to_string())),
         ];
         let mut files = Vec::with_capacity(records.len() + 1);
         let mut blake3 = BTreeMap::new();
@@ -210,7 +208,9 @@ impl<M: Module> State<M> {
             blake3.insert(name.to_string(), blake3::hash(&bytes).to_string());
             files.push((name, bytes.to_vec()));
         }
-        let state = StateFile { identity: identity.clone(), position: self.position.clone(), blake3 };
+        let searcher =
+            self.searcher.saved().map_err(|error| CheckpointError::unwritable(&path.join(STATE), error))?;
+        let state = StateFile { identity: identity.clone(), position: self.position.clone(), searcher, blake3 };
         let state = KIND.seal(state).map_err(|error| CheckpointError::unwritable(&path.join(STATE), error))?;
         files.push((STATE, state));
         Ok(files)
@@ -222,13 +222,15 @@ impl<M: Module> State<M> {
         self,
         identity: &Identity,
         directory: &Path,
+        settings: &NesSettings,
+        projection: &Projection<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Self, CheckpointError> {
         let mut paths = existing(&directory.join("checkpoints"))?;
         paths.sort();
         let mut refused: Option<CheckpointError> = None;
         for path in paths.into_iter().rev() {
-            match self.read(identity, directory, &path) {
+            match self.read(identity, directory, &path, settings, projection) {
                 Ok(state) => {
                     if let Some(newest) = refused {
                         observer.warning(&format!("{newest}; going on from {}", path.display()));
@@ -247,8 +249,15 @@ impl<M: Module> State<M> {
         Err(refused.unwrap_or_else(|| CheckpointError::Missing(directory.into())))
     }
 
-    fn read(&self, identity: &Identity, directory: &Path, path: &Path) -> Result<Self, CheckpointError> {
-        let StateFile { position, blake3, .. } = read_state(&path.join(STATE), identity)?;
+    fn read(
+        &self,
+        identity: &Identity,
+        directory: &Path,
+        path: &Path,
+        settings: &NesSettings,
+        projection: &Projection<'_>,
+    ) -> Result<Self, CheckpointError> {
+        let StateFile { position, searcher, blake3, .. } = read_state(&path.join(STATE), identity)?;
         let record = |name: &str| {
             let path = path.join(name);
             let bytes = fs::read(&path).map_err(CheckpointError::file(&path))?;
@@ -264,8 +273,9 @@ impl<M: Module> State<M> {
         let state = Self {
             supernet: load_module(self.supernet.clone(), record(SUPERNET)?)?,
             weight_optimizer: load_optimizer(self.weight_optimizer.clone(), record(WEIGHT_OPTIMIZER)?)?,
-            params: load_module(self.params.clone(), record(PARAMS)?)?,
-            nes_optimizer: load_optimizer(self.nes_optimizer.clone(), record(NES_OPTIMIZER)?)?,
+            searcher: searcher
+                .restore(settings, projection)
+                .map_err(|error| CheckpointError::content(&path.join(STATE), "the state of the searcher", error))?,
             position,
             saved: Some(path.into()),
         };
@@ -293,8 +303,8 @@ fn existing(parent: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
 fn read_state(path: &Path, expected: &Identity) -> Result<StateFile, CheckpointError> {
     let state: StateFile = KIND.read(path)?;
     expected.check(&state.identity, path)?;
-    if state.position.step > expected.settings.total_steps() {
-        let steps = expected.settings.total_steps();
+    let steps = expected.settings.last_sure_step();
+    if expected.settings.searcher.is_joint() && state.position.step > steps {
         return Err(CheckpointError::content(path, format!("at most {steps} steps"), state.position.step));
     }
     Ok(state)

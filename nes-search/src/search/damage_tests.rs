@@ -142,7 +142,7 @@ fn a_search_that_lost_its_newest_checkpoint_ends_as_without_that() {
     let mut undamaged = search(&setting);
     let expected = undamaged.run(Some(whole.path()), &mut ()).unwrap().expect("not interrupted");
     let directory = interrupted(&setting);
-    fs::remove_file(newest(directory.path()).join("params.bpk")).unwrap();
+    fs::remove_file(newest(directory.path()).join("weight-optimizer.bpk")).unwrap();
     let mut search = search(&setting).resume(directory.path(), &mut ()).expect("the checkpoint before");
     let found = search.run(Some(directory.path()), &mut ()).unwrap().expect("not interrupted");
     assert_eq!(found.architecture, expected.architecture);
@@ -176,9 +176,9 @@ fn a_checkpoint_of_another_version_is_refused_with_the_reason() {
     let checkpoint = directory.path().join("checkpoints/00000700");
     fs::create_dir_all(&checkpoint).unwrap();
     for (text, parts) in [
-        (include_str!("checkpoint_version_5.json"), ["expected version 7, found version 5", "other", "began"]),
-        (r#"{"format": "other", "version": 7}"#, ["nes-search/checkpoint", "found other", "state.json"]),
-        (r#"{"version": 7}"#, ["missing field `format`", "state.json", "nes-search/checkpoint"]),
+        (include_str!("checkpoint_version_5.json"), ["expected version 8, found version 5", "other", "began"]),
+        (r#"{"format": "other", "version": 8}"#, ["nes-search/checkpoint", "found other", "state.json"]),
+        (r#"{"version": 8}"#, ["missing field `format`", "state.json", "nes-search/checkpoint"]),
     ] {
         fs::write(checkpoint.join("state.json"), text).unwrap();
         let error = resumed(&setting, directory.path()).expect_err("another version");

@@ -1,4 +1,4 @@
-//! The search history: one record for each NES iteration, as JSON Lines.
+//! The search history: one record for each round of the searcher, as JSON Lines.
 
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
@@ -10,30 +10,28 @@ use elastic_layers::Macs;
 use serde::{Deserialize, Serialize};
 
 use super::checkpoint::CheckpointError;
+use crate::searchers::NesStep;
 
-/// One NES iteration. It holds nothing that differs between two runs with the same seed and number of threads.
+/// One round of the searcher: for NES, an iteration. It holds nothing that differs between two runs with the same seed and number of threads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Iteration {
     /// Counted from 1.
     pub iteration: usize,
-    /// H before the iteration, in steps above each dimension's smallest value.
+    /// H before the round, in steps above each dimension's smallest value; of other searchers, the centre of what is best.
     pub h: Vec<f64>,
-    /// The values of H's architecture.
+    /// The values of H's architecture: each rounded down.
     pub architecture: Vec<usize>,
-    /// R: what that architecture takes.
+    /// What that architecture takes.
     pub macs: Macs,
-    /// R / R_t.
+    /// Its share of the budget, R / R_t.
     pub ratio: f64,
-    /// The shared weights' loss at H's architecture on the iteration's evaluation batch; nothing, if it was not finite.
+    /// The mean of the candidates' losses by the shared weights; nothing, if none was finite.
     pub loss: Option<f64>,
-    /// Losses of the candidates, corrected by trials and with the penalty; nothing for one that was not finite.
+    /// Losses of the candidates, corrected by trials; nothing for one that was not finite.
     pub losses: Vec<Option<f64>>,
-    /// sigma, in steps.
-    pub sigma: f64,
-    /// The learning rate of H.
-    pub learning_rate: f64,
-    /// Euclidean norm of the gradient.
-    pub gradient_norm: f64,
+    /// The step of H, by NES.
+    #[serde(flatten)]
+    pub step: Option<NesStep>,
     /// Images processed by the search so far, trained on and evaluated.
     pub images: u64,
 }

@@ -1,7 +1,8 @@
-//! The search: Algorithm 1 of the paper, step by step, with checkpoints.
+//! The search: Algorithm 1 of the paper, step by step, with checkpoints. The searcher decides what is scored.
 
 mod chance;
 mod checkpoint;
+mod compare;
 #[cfg(test)]
 mod damage_tests;
 mod fidelity;
@@ -23,7 +24,6 @@ use burn::tensor::Device;
 use elastic_layers::{
     Architecture, ArchitectureError, Backbone, CostError, DimKind, ElasticDim, SearchSpace, SpaceError,
 };
-use ndarray::{Array1, Array2};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -33,17 +33,19 @@ use crate::estimator::normal;
 use crate::observer::{Observer, Progress};
 use crate::projection::{LEAST_SHARE, Projection, ProjectionError};
 use crate::rng::{Stream, derived_seed, stream};
-use crate::{ArchParams, Blueprint, Limits, NesConfig, baselines};
+use crate::searchers::{SavedError, Searcher};
+use crate::{Blueprint, Limits, baselines};
 
 pub use chance::SharedAccuracy;
 pub use checkpoint::CheckpointError;
 use checkpoint::{Identity, Position, State};
+pub use compare::Compared;
 pub use fidelity::Scored;
 use history::History;
 pub use history::{HISTORY, Iteration, read_history};
 use scoring::Scorer;
 use settings::Step;
-pub use settings::{Constraint, SearchSettings, Start};
+pub use settings::{SearchSettings, Start};
 use trial_log::TrialLog;
 pub use trials::{Trial, Trials};
 pub use weights::Views;
@@ -93,6 +95,9 @@ pub enum SearchError {
     /// An image cannot be had.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// The searcher's state has no written form.
+    #[error(transparent)]
+    Saved(#[from] SavedError),
     /// A checkpoint cannot be written or used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -183,22 +188,20 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         let projection = Projection::new(space, limits)?;
         // A space that is too coarse for the budget shows now, and not at the end.
         projection.architecture(&space.base().params())?;
-        let upper = space.dims().iter().map(|dim| dim.levels() as f64).collect();
         let device = devices.first().expect("at least one device");
         let state = State {
             supernet: blueprint.supernet(seed, &device.clone().autodiff())?,
             weight_optimizer: settings.sgd.optimizer(),
-            params: ArchParams::new(&space.base().params(), &Device::default()),
-            nes_optimizer: NesConfig::new(upper).with_momentum(settings.momentum).init(),
+            searcher: searcher(settings, &projection, &space.base().params(), seed)?,
             position: Position {
                 step: 0,
                 training_order: EpochSampler::new(train.len(), derived_seed(seed, Stream::TrainingOrder)),
                 evaluation_order: EpochSampler::new(evaluation.len(), derived_seed(seed, Stream::EvaluationOrder)),
                 augmentation: stream(seed, Stream::Augmentation),
                 views: stream(seed, Stream::Views),
-                perturbations: stream(seed, Stream::Perturbations),
                 uniform_joint: None,
                 start: None,
+                asked: 0,
                 trials: Vec::new(),
                 correction: None,
                 accuracy_at_start: None,
@@ -229,12 +232,19 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     /// # Errors
     /// If there is no checkpoint, or all are damaged or of another search.
     pub fn resume(self, directory: &Path, observer: &mut dyn Observer) -> Result<Self, SearchError> {
-        Ok(Self { state: self.state.load(&self.identity, directory, observer)?, ..self })
+        let state = self.state.load(&self.identity, directory, &self.settings.nes, &self.projection, observer)?;
+        Ok(Self { state, ..self })
     }
 
     /// H, in steps above each dimension's smallest value.
     pub fn params(&self) -> Vec<f64> {
-        self.state.params.values()
+        self.state.searcher.params()
+    }
+
+    /// Lets the searcher begin at a point.
+    fn begin_at(&mut self, start: &[f64]) -> Result<(), SearchError> {
+        self.state.searcher = searcher(&self.settings, &self.projection, start, self.identity.seed)?;
+        Ok(())
     }
 
     /// Goes on to the end; nothing, if interrupted. With a run directory, the history and the checkpoints go there, and
@@ -259,8 +269,11 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         }
         let feed = &mut self.training_batches();
         let mut saved = Instant::now();
-        while self.state.position.step < self.settings.total_steps() {
+        loop {
             let step = self.state.position.step;
+            if self.settings.searcher.is_joint() && step == self.settings.last_sure_step() {
+                break;
+            }
             let interrupted = observer.interrupted();
             if interrupted || self.settings.checkpoint_before(step, saved.elapsed()) {
                 self.save(directory, history.as_ref())?;
@@ -269,31 +282,30 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
             if interrupted {
                 return Ok(None);
             }
-            if step == self.settings.warmup_steps && self.settings.start == Start::Uniform {
+            if step == self.settings.start_step() && self.settings.start == Start::Uniform {
                 let Some(start) = self.find_start(observer)? else { return Ok(None) };
-                self.state.params = self.state.params.clone().with_values(&start.params());
+                self.begin_at(&start.params())?;
                 self.state.position.start = Some(start.to_file());
             }
             let message = match self.settings.step_at(step) {
                 Step::Warmup => self.weight_step(Self::warmup_view, schedule.step().base(), feed)?,
                 Step::Weights => self.weight_step(Self::view_around_h, schedule.step().base(), feed)?,
-                Step::Nes => {
+                Step::Round => {
                     if self.state.position.accuracy_at_start.is_none() {
-                        let architecture = self.candidate(&self.params())?;
+                        let architecture = self.projection.nearest(&self.params())?;
                         let accuracy = self.shared_accuracy(&architecture, "before H moves", observer)?;
                         self.state.position.accuracy_at_start = Some(accuracy);
                     }
-                    let iteration = self.nes_iteration()?;
+                    let Some(iteration) = self.round()? else { break };
                     if let Some(history) = &mut history {
                         history.append(&iteration, &mut self.state.position.history)?;
                     }
                     let loss = iteration.loss.map_or("not finite".into(), |loss| format!("{loss:.3}"));
-                    format!("loss at H {loss}, {:.3} of the budget", iteration.ratio)
+                    format!("loss {loss}, {:.3} of the budget", iteration.ratio)
                 }
             };
             self.state.position.step += 1;
-            let (done, total) =
-                (self.work_before(self.state.position.step), self.work_before(self.settings.total_steps()));
+            let (done, total) = self.work();
             observer.progress(Progress { phase: "search", done, total, message });
         }
         self.save(directory, history.as_ref())?;
@@ -320,11 +332,13 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         self.clock = Instant::now();
     }
 
-    /// Work in the steps before a position, in forward passes of one image; a training step takes three.
-    fn work_before(&self, position: usize) -> usize {
-        let settings = &self.settings;
-        3 * settings.sgd.batch_size * settings.views.count() * settings.weight_steps_before(position)
-            + (settings.estimator.samples + 1) * settings.evaluation_batch * settings.nes_iterations_before(position)
+    /// Work done and work in all, in forward passes of one image; a training step takes three.
+    fn work(&self) -> (usize, usize) {
+        let (settings, position) = (&self.settings, &self.state.position);
+        let step = 3 * settings.sgd.batch_size * settings.views.count();
+        let work = |steps, views| step * steps + settings.evaluation_batch * views;
+        let done = work(settings.weight_steps_before(position.step), position.asked);
+        (done, work(settings.total_weight_steps(), settings.evaluations()))
     }
 
     /// The batches of all weight steps to come, drawn from copies of the order and the random state: the feed runs ahead
@@ -347,84 +361,47 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
 
     /// floor(H + n), n ~ N(0, sigma) (equation 8).
     fn view_around_h(&mut self) -> Result<Architecture, SearchError> {
-        let State { params, position, .. } = &mut self.state;
-        let (sigma, _) = self.settings.decayed(self.settings.nes_iterations_before(position.step));
-        let around: Vec<f64> = params.values().iter().map(|h| h + sigma * normal(&mut position.views)).collect();
-        Ok(self.task.blueprint.space().at_params(&around))
+        match self.state.searcher.around(&mut self.state.position.views) {
+            Some(point) => Ok(self.task.blueprint.space().at_params(&point)),
+            None => self.warmup_view(),
+        }
     }
 
-    /// One step on H (equations 6, 7 and 9).
-    fn nes_iteration(&mut self) -> Result<Iteration, SearchError> {
+    /// What the searcher asks for, scored on one batch of the evaluation split; nothing when it is at its end.
+    fn round(&mut self) -> Result<Option<Iteration>, SearchError> {
         let blueprint = self.task.blueprint;
-        let iteration = self.settings.nes_iterations_before(self.state.position.step);
-        let (sigma, learning_rate) = self.settings.decayed(iteration);
-        let estimator = self.settings.estimator;
+        let iteration = self.settings.rounds_before(self.state.position.step);
         let h = self.params();
-        let centre = self.candidate(&h)?;
-        let directions = estimator.directions(h.len(), sigma, &mut self.state.position.perturbations);
-        let mut candidates = Vec::with_capacity(estimator.samples + 1);
-        for direction in directions.rows() {
-            let point: Vec<f64> = h.iter().zip(direction).map(|(h, n)| h + n).collect();
-            candidates.push(self.candidate(&point)?);
+        let left = self.settings.evaluations().saturating_sub(self.state.position.asked);
+        let candidates = self.state.searcher.ask(&self.projection, left)?;
+        if candidates.is_empty() {
+            return Ok(None);
         }
-        let directions = match self.settings.constraint {
-            Constraint::Penalty(_) => directions,
-            Constraint::Projection => moves(&candidates, &h),
-        };
-        candidates.push(centre.clone());
+        self.state.position.asked += candidates.len();
         let indices = self.state.position.evaluation_order.next_batch(self.settings.evaluation_batch).to_vec();
         if iteration.is_multiple_of(self.settings.nes_iterations) {
             self.state.position.correction = self.trial_correction(std::slice::from_ref(&indices))?;
         }
         let mut losses = self.score(&candidates, &[indices])?;
-        let loss = losses[estimator.samples];
+        let loss = finite_mean(&losses);
         if let Some(correction) = &self.state.position.correction {
             for (loss, candidate) in losses.iter_mut().zip(&candidates) {
                 *loss += correction.at(blueprint.space(), blueprint.cost(), candidate)?;
             }
         }
-        if let Constraint::Penalty(penalty) = self.settings.constraint {
-            for (loss, candidate) in losses.iter_mut().zip(&candidates) {
-                *loss += penalty.at(candidate, self.task.limits)?;
-            }
-        }
-        let at_centre = losses.pop().unwrap_or(f64::NAN);
-        let gradient: Array1<f64> = estimator.gradient(&directions, &losses, at_centre, sigma);
-        let gradients = self.state.params.gradient(&gradient.to_vec());
-        let mut params = self.state.nes_optimizer.step(learning_rate, self.state.params.clone(), gradients);
-        if self.settings.constraint == Constraint::Projection {
-            let projected = self.projection.project(&params.values())?;
-            params = params.with_values(&projected);
-        }
-        self.state.params = params;
-        let macs = blueprint.cost().cost(&centre)?.macs;
-        let finite = |loss: f64| loss.is_finite().then_some(loss);
-        Ok(Iteration {
+        self.state.searcher.tell(&self.projection, &losses)?;
+        let architecture = blueprint.space().at_params(&h);
+        Ok(Some(Iteration {
             iteration: iteration + 1,
             h,
-            architecture: centre.values().to_vec(),
-            macs,
-            ratio: self.projection.share(&centre)?,
-            loss: finite(loss),
-            losses: losses.into_iter().map(finite).collect(),
-            sigma,
-            learning_rate,
-            gradient_norm: gradient.dot(&gradient).sqrt(),
+            architecture: architecture.values().to_vec(),
+            macs: blueprint.cost().cost(&architecture)?.macs,
+            ratio: self.projection.share(&architecture)?,
+            loss,
+            losses: losses.into_iter().map(|loss| loss.is_finite().then_some(loss)).collect(),
+            step: self.state.searcher.step(),
             images: self.state.position.images,
-        })
-    }
-
-    /// The architecture that stands for a point near H.
-    fn candidate(&self, point: &[f64]) -> Result<Architecture, SearchError> {
-        let space = self.task.blueprint.space();
-        match self.settings.constraint {
-            Constraint::Penalty(_) => Ok(space.at_params(point)),
-            Constraint::Projection => match self.projection.at_structure(point) {
-                // In a coarse corner of the space, the nearest below the budget has to do.
-                Err(ProjectionError::Gap { .. }) => Ok(space.at_params(&self.projection.project(point)?)),
-                other => Ok(other?),
-            },
-        }
+        }))
     }
 
     /// The shared weights' losses at architectures, over batches of the evaluation split.
@@ -475,7 +452,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     ) -> Result<Option<(Architecture, Architecture)>, SearchError> {
         let blueprint = self.task.blueprint;
         let uniform_joint = self.find_uniform_joint()?;
-        let mut finalists = vec![self.projection.architecture(&self.params())?];
+        let mut finalists = vec![self.state.searcher.found(&self.projection)?];
         if let Some(start) = &self.state.position.start {
             let start = blueprint.space().check(start)?;
             let share = self.projection.share(&start)?;
@@ -512,8 +489,19 @@ fn least_finite(losses: &[f64]) -> Option<usize> {
     finite.min_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(index, _)| index)
 }
 
-/// The steps from H to architectures, each at the centre of its cell: `[architectures, dimensions]`.
-fn moves(architectures: &[Architecture], h: &[f64]) -> Array2<f64> {
-    let params: Vec<Vec<f64>> = architectures.iter().map(Architecture::params).collect();
-    Array2::from_shape_fn((params.len(), h.len()), |(row, dim)| params[row][dim] - h[dim])
+/// The mean of the finite ones among losses, if there are any.
+fn finite_mean(losses: &[f64]) -> Option<f64> {
+    let finite: Vec<f64> = losses.iter().copied().filter(|loss| loss.is_finite()).collect();
+    (!finite.is_empty()).then(|| finite.iter().sum::<f64>() / finite.len() as f64)
+}
+
+/// The searcher of the settings, which begins at a point.
+fn searcher(
+    settings: &SearchSettings,
+    projection: &Projection<'_>,
+    start: &[f64],
+    seed: u64,
+) -> Result<Box<dyn Searcher>, ProjectionError> {
+    let rng = stream(seed, Stream::Perturbations);
+    settings.searcher.init(&settings.nes, projection, start, settings.evaluations(), rng)
 }

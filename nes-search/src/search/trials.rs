@@ -205,7 +205,7 @@ mod tests {
             settings.outer_iterations = 1;
             settings.nes_iterations = 1;
             // H stays where it starts.
-            settings.learning_rate = 0.0;
+            settings.nes.learning_rate = 0.0;
         });
         let found = search.run(None, &mut ()).expect("no error").expect("not interrupted");
         assert_eq!(found.architecture.get("resolution"), Some(14), "{}", found.architecture);
@@ -231,10 +231,10 @@ mod tests {
             let mut search = setting.search(|settings| {
                 settings.start = Start::Base;
                 settings.outer_iterations = 10;
-                settings.estimator = Estimator::antithetic(8);
+                settings.nes.estimator = Estimator::antithetic(8);
             });
             let start = space.at_params(&search.projection.project(&[6.5, 100.0]).expect("at the budget"));
-            search.state.params = search.state.params.clone().with_values(&start.params());
+            search.begin_at(&start.params()).expect("a start");
             for &(resolution, loss) in trials {
                 let architecture = vec![resolution, 200];
                 search.state.position.trials.push(Trial { architecture, epochs: 1, seed: 1, loss: Some(loss) });

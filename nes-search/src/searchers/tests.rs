@@ -1,0 +1,245 @@
+//! Every searcher on a problem that is arithmetic: what holds for all of them, and how NES moves.
+
+use std::sync::Arc;
+
+use burn::lr_scheduler::cosine::CosineAnnealingLrSchedulerConfig;
+use burn::optim::AdamConfig;
+use burn::tensor::Device;
+use elastic_layers::SearchSpace;
+
+use super::*;
+use crate::rng::{Stream, stream};
+use crate::{ArchParams, Estimator, LEAST_SHARE, Limit, Limits, Penalty, Phi, Resource};
+
+/// The sum of products of neighbours, times the squared resolution, which is the last dimension.
+#[derive(Debug)]
+struct Area;
+
+impl Resource for Area {
+    fn name(&self) -> &str {
+        "area"
+    }
+
+    fn unit(&self) -> &str {
+        "units"
+    }
+
+    fn of(&self, architecture: &Architecture) -> Result<f64, CostError> {
+        let (side, channels) = architecture.values().split_last().expect("a resolution");
+        Ok((side * side) as f64 * channels.windows(2).map(|pair| (pair[0] * pair[1]) as f64).sum::<f64>())
+    }
+}
+
+fn space() -> SearchSpace {
+    let mut space = SearchSpace::new();
+    for name in ["a", "b", "c", "d"] {
+        space.channels(name, 40).range(8..=60).add().expect("a dimension");
+    }
+    space.resolution("side", 28).range(14..=28).add().expect("a dimension");
+    space
+}
+
+fn limits(space: &SearchSpace) -> Limits {
+    let base = Area.of(&space.base()).expect("arithmetic");
+    Limits::new(Limit::new(Arc::new(Area), 0.2 * base))
+}
+
+/// Least where "a" and "d" are wide, and the resolution is 20.
+fn loss(architecture: &Architecture) -> f64 {
+    let at = |name: &str| architecture.get(name).expect("a dimension") as f64;
+    (1.0 - at("a") / 60.0).powi(2) + (1.0 - at("d") / 60.0).powi(2) + ((at("side") - 20.0) / 14.0).powi(2)
+}
+
+fn begin(name: SearcherName, projection: &Projection<'_>, evaluations: usize) -> Box<dyn Searcher> {
+    let start = projection.project(&projection.space().base().params()).expect("arithmetic");
+    let rng = stream(5, Stream::Perturbations);
+    name.init(&NesSettings::default(), projection, &start, evaluations, rng).expect("a searcher")
+}
+
+#[test]
+fn every_searcher_keeps_to_its_evaluations_and_the_budget_and_finds_more_than_its_start() {
+    let space = space();
+    let limits = limits(&space);
+    let projection = Projection::new(&space, &limits).expect("a feasible budget");
+    for name in SearcherName::ALL {
+        let mut searcher = begin(name, &projection, 600);
+        let start = searcher.found(&projection).expect("an architecture");
+        let mut largest: f64 = 0.0;
+        let spent = spend(&mut *searcher, &projection, 600, |asked| {
+            for one in asked {
+                largest = largest.max(projection.share(one)?);
+            }
+            Ok::<_, CostError>(asked.iter().map(loss).collect())
+        });
+        let spent = spent.expect("arithmetic");
+        let found = searcher.found(&projection).expect("an architecture");
+        let share = projection.share(&found).expect("arithmetic");
+        assert!((LEAST_SHARE..=1.0).contains(&share), "{name}: {share}");
+        assert!(spent <= 600, "{name}: {spent}");
+        if name != SearcherName::Netadapt {
+            assert!(largest <= 1.0, "{name} asked for {largest} of the budget");
+        }
+        match name {
+            SearcherName::UniformChannel | SearcherName::UniformResolution => assert_eq!(spent, 0, "{name}"),
+            _ => {
+                assert!(spent > 300, "{name}: {spent}");
+                assert!(loss(&found) < loss(&start) || name == SearcherName::UniformJoint, "{name}: {found}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_searcher_that_was_saved_and_restored_goes_on_bit_for_bit() {
+    let space = space();
+    let limits = limits(&space);
+    let projection = Projection::new(&space, &limits).expect("a feasible budget");
+    for name in SearcherName::ALL {
+        let rounds = |searcher: &mut Box<dyn Searcher>, rounds: usize, restored: bool| {
+            let mut asked = Vec::new();
+            for _ in 0..rounds {
+                if restored {
+                    let text = serde_json::to_string(&searcher.saved().expect("a state")).expect("written");
+                    let saved: Saved = serde_json::from_str(&text).expect("read");
+                    *searcher = saved.restore(&NesSettings::default(), &projection).expect("a searcher");
+                }
+                let some = searcher.ask(&projection, 10_000).expect("arithmetic");
+                searcher.tell(&projection, &some.iter().map(loss).collect::<Vec<_>>()).expect("arithmetic");
+                asked.push(some);
+            }
+            asked
+        };
+        if matches!(name, SearcherName::UniformChannel | SearcherName::UniformResolution) {
+            continue;
+        }
+        let (mut whole, mut parts) = (begin(name, &projection, 1000), begin(name, &projection, 1000));
+        assert_eq!(rounds(&mut whole, 6, false), rounds(&mut parts, 6, true), "{name}");
+        assert_eq!(whole.params(), parts.params(), "{name}");
+    }
+}
+
+#[test]
+fn a_loss_that_is_not_finite_never_wins() {
+    let space = space();
+    let limits = limits(&space);
+    let projection = Projection::new(&space, &limits).expect("a feasible budget");
+    // Every architecture with a wide "b" fails.
+    let failing = |one: &Architecture| if one.get("b") > Some(24) { f64::NAN } else { loss(one) };
+    for name in [SearcherName::Random, SearcherName::Evolution, SearcherName::UniformJoint] {
+        let mut searcher = begin(name, &projection, 300);
+        let score = |asked: &[Architecture]| Ok::<_, CostError>(asked.iter().map(failing).collect());
+        spend(&mut *searcher, &projection, 300, score).expect("arithmetic");
+        let found = searcher.found(&projection).expect("an architecture");
+        assert!(failing(&found).is_finite(), "{name}: {found}");
+    }
+    // Where nothing is finite, nothing is learned.
+    for name in SearcherName::ALL {
+        let mut searcher = begin(name, &projection, 200);
+        let score = |asked: &[Architecture]| Ok::<_, CostError>(vec![f64::INFINITY; asked.len()]);
+        spend(&mut *searcher, &projection, 200, score).expect("arithmetic");
+        let share = projection.share(&searcher.found(&projection).expect("an architecture")).expect("arithmetic");
+        assert!((LEAST_SHARE..=1.0).contains(&share), "{name}: {share}");
+    }
+}
+
+/// Equations 6, 7 and 9 written out, with the penalty of equation 2, on the numbers of the same random stream.
+#[test]
+fn the_papers_form_moves_h_as_its_equations_say() {
+    let space = space();
+    let limits = limits(&space);
+    let projection = Projection::new(&space, &limits).expect("a feasible budget");
+    let penalty = Penalty { rho: 0.5, phi: Phi::Square, apart: 0 };
+    let settings = NesSettings { estimator: Estimator::paper(10), ..NesSettings::paper(penalty) };
+    let start = space.base().params();
+    let rng = || stream(9, Stream::Perturbations);
+    let mut searcher = NesSearcher::new(&settings, &projection, &start, 5 * 11, rng());
+    let (mut h, mut numbers) = (start, rng());
+    for iteration in 0..5 {
+        let asked = searcher.ask(&projection, 11).expect("arithmetic");
+        let losses: Vec<f64> = asked.iter().map(loss).collect();
+        searcher.tell(&projection, &losses).expect("arithmetic");
+
+        let left = 1.0 - f64::from(iteration) / 5.0;
+        let (sigma, alpha) = (1.25 * left, 5.0 * left);
+        let total = |point: &[f64]| {
+            let one = space.at_params(point);
+            loss(&one) + 0.5 * (projection.share(&one).expect("arithmetic") - 1.0).powi(2)
+        };
+        let mut gradient = vec![0.0; h.len()];
+        for _ in 0..10 {
+            let n: Vec<f64> = h.iter().map(|_| sigma * crate::estimator::normal(&mut numbers)).collect();
+            let point: Vec<f64> = h.iter().zip(&n).map(|(h, n)| h + n).collect();
+            let difference = total(&point) - total(&h);
+            gradient.iter_mut().zip(&n).for_each(|(sum, n)| *sum += difference * n / (sigma * 10.0));
+        }
+        for ((h, gradient), dim) in h.iter_mut().zip(&gradient).zip(space.dims()) {
+            *h = (*h - alpha * gradient).clamp(0.0, dim.levels() as f64 - 1e-3);
+        }
+        let step = searcher.step().expect("a step");
+        assert!((step.sigma - sigma).abs() < 1e-12 && (step.learning_rate - alpha).abs() < 1e-12);
+        for (found, expected) in searcher.params().iter().zip(&h) {
+            assert!((found - expected).abs() < 1e-3, "iteration {iteration}: {:?}, not {h:?}", searcher.params());
+        }
+    }
+    assert!(searcher.ask(&projection, 11).expect("arithmetic").is_empty(), "its evaluations are spent");
+}
+
+#[test]
+fn a_penalty_apart_from_the_loss_moves_h_to_the_budget() {
+    let space = space();
+    let limits = limits(&space);
+    let projection = Projection::new(&space, &limits).expect("a feasible budget");
+    let penalty = Penalty { rho: 0.3, phi: Phi::Square, apart: 400 };
+    let settings = NesSettings {
+        constraint: Constraint::Penalty(penalty),
+        learning_rate: 1.0,
+        sigma_adaptation: 0.0,
+        ..NesSettings::default()
+    };
+    let rng = stream(2, Stream::Perturbations);
+    let mut searcher = NesSearcher::new(&settings, &projection, &space.base().params(), 100 * 16, rng);
+    // The losses say nothing, so the penalty alone moves H.
+    let flat = |asked: &[Architecture]| Ok::<_, CostError>(vec![1.0; asked.len()]);
+    spend(&mut searcher, &projection, 100 * 16, flat).expect("arithmetic");
+    let share = projection.share(&space.at_params(&searcher.params())).expect("arithmetic");
+    assert!((0.7..1.4).contains(&share), "from five times the budget to {share}");
+}
+
+#[test]
+fn any_optimizer_and_scheduler_of_burn_step_h() {
+    let space = space();
+    let limits = limits(&space);
+    let projection = Projection::new(&space, &limits).expect("a feasible budget");
+    let start = projection.project(&space.base().params()).expect("arithmetic");
+    let before = loss(&projection.architecture(&start).expect("an architecture"));
+
+    let settings = NesSettings { learning_rate: 2.0, ..NesSettings::default() };
+    let rng = stream(3, Stream::Perturbations);
+    let mut searcher =
+        NesSearcher::new(&settings, &projection, &start, 640, rng).with_optimizer(AdamConfig::new().init());
+    let score = |asked: &[Architecture]| Ok::<_, CostError>(asked.iter().map(loss).collect());
+    spend(&mut searcher, &projection, 640, score).expect("arithmetic");
+    let after = loss(&searcher.found(&projection).expect("an architecture"));
+    assert!(after < 0.5 * before, "Adam: from {before} to {after}");
+
+    // The same by hand, with a scheduler too.
+    let estimator = Estimator::antithetic(16);
+    let mut optimizer = AdamConfig::new().init();
+    let mut scheduler = CosineAnnealingLrSchedulerConfig::new(1.0, 40).init().expect("a schedule");
+    let mut params = ArchParams::new(&start, &Device::default());
+    let mut rng = stream(4, Stream::Perturbations);
+    for _ in 0..40 {
+        let h = params.values();
+        let directions = estimator.directions(&[3.0; 5], &mut rng);
+        let point = |n: ndarray::ArrayView1<'_, f64>| h.iter().zip(n).map(|(h, n)| h + n).collect::<Vec<_>>();
+        let nearest = |n| projection.nearest(&point(n)).expect("arithmetic");
+        let losses: Vec<f64> = directions.rows().into_iter().map(|n| loss(&nearest(n))).collect();
+        let gradient = estimator.gradient(&directions, &losses, 0.0, 3.0).values.to_vec();
+        let gradients = params.gradient(&gradient);
+        params = optimizer.step(scheduler.step(), params, gradients);
+        let projected = projection.project(&params.values()).expect("arithmetic");
+        params = params.with_values(&projected);
+    }
+    let after = loss(&projection.architecture(&params.values()).expect("an architecture"));
+    assert!(after < 0.5 * before, "Adam under a cosine: from {before} to {after}");
+}
