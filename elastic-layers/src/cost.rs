@@ -1,6 +1,7 @@
 //! What an architecture costs, as arithmetic over layer shapes.
 
 use std::collections::HashMap;
+use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::{ModuleVisitor, Param, ParamId};
@@ -113,7 +114,7 @@ fn channels(cost: &LayerCost, axes: &[Size]) -> [Product; 2] {
         size if size.max() == cost.groups => size.clone(),
         _ => Size::Fixed(cost.groups),
     };
-    let (whole, grouped) = (Product::new(&[whole.clone()]), Product::new(&[groups, each.clone()]));
+    let (whole, grouped) = (Product::new(slice::from_ref(whole)), Product::new(&[groups, each.clone()]));
     match cost.kind {
         LayerKind::Convolution => [grouped, whole],
         LayerKind::TransposedConvolution | LayerKind::Linear => [whole, grouped],

@@ -38,7 +38,7 @@ fn a_configuration_with_a_mistake() {
         fs::write(directory.path().join("my.toml"), text).unwrap();
         refused(&["run", "--config", "my.toml"], directory.path())
     };
-    assert_tells(&file("[search]\nsigm = 2.0\n"), &["my.toml", "unknown field `sigm`", "`sigma`"]);
+    assert_tells(&file("[search.nes]\nsigm = 2.0\n"), &["my.toml", "unknown field `sigm`", "`sigma`"]);
     assert_tells(&file("[search.nes]\nsigma = -2.0\n"), &["my.toml", "search.nes.sigma", "0.001 to 1000", "-2"]);
     assert_tells(&file("[search\n"), &["my.toml", "line 1"]);
     let missing = refused(&["search", "--config", "no.toml"], directory.path());
@@ -217,10 +217,7 @@ fn watched(directory: &Path) {
         String::from_utf8(output.stdout).expect("text")
     };
     let text = watch(&["--once"]);
-    assert_tells(
-        &text,
-        &["mine: the search is over", "round 1 of 1", "of 251721 MACs", "resolution", "backbone"],
-    );
+    assert_tells(&text, &["mine: the search is over", "round 1 of 1", "of 251721 MACs", "resolution", "backbone"]);
     // Where stdout is no terminal it does not wait.
     assert_eq!(watch(&[]), text);
     let view: Value = serde_json::from_str(&watch(&["--json"])).expect("JSON");

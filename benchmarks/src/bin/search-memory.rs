@@ -7,6 +7,7 @@ use clap::Parser;
 use elastic_layers::backbones::MobileNetV2Config;
 use nes_search::data::{ImageData, Normalization};
 use nes_search::search::{Start, Trials};
+use nes_search::searchers::NesSettings;
 use nes_search::{
     Blueprint, Budget, Config, Estimator, Observer, Preset, Progress, Search, SearchSettings, SgdSettings, Task,
 };
@@ -103,7 +104,7 @@ fn measure(duration: Duration) -> anyhow::Result<Report> {
         trials: Trials { candidates: 0, ..laptop.trials },
         evaluation_batch: 32,
         checkpoint_every: 10,
-        estimator: Estimator::antithetic(4),
+        nes: NesSettings { estimator: Estimator::antithetic(4), ..NesSettings::default() },
         sgd: SgdSettings { batch_size: 16, ..laptop.sgd },
         ..laptop
     };

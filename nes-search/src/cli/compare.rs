@@ -67,7 +67,7 @@ impl Compare {
             bail!("{}: expected the directory of a finished search, found no {SEARCH} in it", path.display());
         }
         let job = Job::load(config)?;
-        let terminal = &mut Terminal::new()?;
+        let terminal = &mut Terminal::new(path)?;
         let mut search = job.new_search()?.resume(path, terminal)?;
         let mut rows = Vec::new();
         for &searcher in &self.searchers {

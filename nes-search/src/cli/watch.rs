@@ -139,13 +139,8 @@ impl View {
         let losses: Vec<f64> = last.losses.iter().flatten().copied().collect();
         let least = losses.iter().copied().reduce(f64::min);
         let most = losses.iter().copied().reduce(f64::max);
-        let _ = writeln!(
-            text,
-            "losses of candidates: mean {}, {} to {}",
-            number(last.loss),
-            number(least),
-            number(most)
-        );
+        let _ =
+            writeln!(text, "losses of candidates: mean {}, {} to {}", number(last.loss), number(least), number(most));
         if let Some(NesStep { sigma, learning_rate, gradient_norm, signal_to_noise }) = last.step {
             let _ = writeln!(
                 text,

@@ -208,8 +208,7 @@ impl<M: Module> State<M> {
             blake3.insert(name.to_string(), blake3::hash(&bytes).to_string());
             files.push((name, bytes.to_vec()));
         }
-        let searcher =
-            self.searcher.saved().map_err(|error| CheckpointError::unwritable(&path.join(STATE), error))?;
+        let searcher = self.searcher.saved().map_err(|error| CheckpointError::unwritable(&path.join(STATE), error))?;
         let state = StateFile { identity: identity.clone(), position: self.position.clone(), searcher, blake3 };
         let state = KIND.seal(state).map_err(|error| CheckpointError::unwritable(&path.join(STATE), error))?;
         files.push((STATE, state));

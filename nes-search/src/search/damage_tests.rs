@@ -111,7 +111,7 @@ fn after_any_damage_the_search_goes_on_from_the_checkpoint_before_and_says_so() 
     assert_eq!(resumed(&setting, path).expect("whole"), (6, vec![]));
     // The last record is one that the newest checkpoint speaks of, and the one before it does not.
     let mut files = files_of(&newest(path));
-    assert_eq!(files.len(), 5);
+    assert_eq!(files.len(), 3);
     files.push(path.join(HISTORY));
     let history = fs::read(path.join(HISTORY)).expect("a history");
     let last_record = history[..history.len() - 1].iter().rposition(|&byte| byte == b'\n').expect("three records") + 1;
