@@ -24,7 +24,7 @@ fn check_random_architectures<M: Backbone>(
     let mut space = SearchSpace::new();
     let supernet = build(&mut space, &Device::default()).expect("a network");
     let input = [1, channels, height, width];
-    let mut files = Files::new();
+    let (mut files, mut largest) = (Files::new(), 0.0f32);
     for index in 0..count {
         // Values that look random and are the same in every run.
         let architecture = space.with_values(|dim| {
@@ -44,18 +44,21 @@ fn check_random_architectures<M: Backbone>(
         let path = files.save(&format!("{name}_{index}"), &onnx);
         for model in [&small, &view] {
             let report = compare_within(tolerance, &path, model, input, M::forward);
-            assert!(report.passed(), "{name}, {architecture}: {report:#?}");
+            assert!(report.passed(), "{name}, {architecture}: {report}");
+            largest = largest.max(report.max_relative_difference().unwrap_or(f32::INFINITY));
         }
         let of_view = OnnxExporter::new(input).export(&view, M::forward).expect("exports a view");
         assert_eq!(of_view.operators(), onnx.operators());
         assert_eq!((of_view.macs(), of_view.parameters()), (onnx.macs(), onnx.parameters()));
     }
+    println!("{name}: {count} architectures, relative difference at most {largest:.1e}");
+    files.check_with_tools(&[]);
 }
 
 #[test]
 fn mobilenet_v1_at_random_architectures() {
     let config = MobileNetV1Config::small(1, 28, 10);
-    check_random_architectures("mobilenet_v1", [1, 28, 28], 10, TOLERANCE_OF_DEEP, |space, device| {
+    check_random_architectures("mobilenet_v1", [1, 28, 28], 60, TOLERANCE_OF_DEEP, |space, device| {
         config.init(space, device)
     });
 }
@@ -63,19 +66,19 @@ fn mobilenet_v1_at_random_architectures() {
 #[test]
 fn mobilenet_v2_at_random_architectures() {
     let config = MobileNetV2Config::small(1, 28, 10);
-    check_random_architectures("mobilenet_v2", [1, 28, 28], 50, TOLERANCE, |space, device| config.init(space, device));
+    check_random_architectures("mobilenet_v2", [1, 28, 28], 80, TOLERANCE, |space, device| config.init(space, device));
 }
 
 #[test]
 fn resnet_20_at_random_architectures() {
     let config = ResNetConfig::resnet20(10);
-    check_random_architectures("resnet_20", [3, 32, 32], 10, TOLERANCE, |space, device| config.init(space, device));
+    check_random_architectures("resnet_20", [3, 32, 32], 40, TOLERANCE, |space, device| config.init(space, device));
 }
 
 #[test]
 fn resnet_50_at_random_architectures() {
     let config = ResNetConfig::resnet50(10).with_images(3, 33);
-    check_random_architectures("resnet_50", [3, 33, 33], 3, TOLERANCE_OF_DEEP, |space, device| {
+    check_random_architectures("resnet_50", [3, 33, 33], 20, TOLERANCE_OF_DEEP, |space, device| {
         config.init(space, device)
     });
 }
