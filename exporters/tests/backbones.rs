@@ -24,7 +24,7 @@ fn check_random_architectures<M: Backbone>(
     let mut space = SearchSpace::new();
     let supernet = build(&mut space, &Device::default()).expect("a network");
     let input = [1, channels, height, width];
-    let (mut files, mut largest) = (Files::new(), 0.0f32);
+    let mut files = Files::new();
     for index in 0..count {
         // Values that look random and are the same in every run.
         let architecture = space.with_values(|dim| {
@@ -45,13 +45,11 @@ fn check_random_architectures<M: Backbone>(
         for model in [&small, &view] {
             let report = compare_within(tolerance, &path, model, input, M::forward);
             assert!(report.passed(), "{name}, {architecture}: {report}");
-            largest = largest.max(report.max_relative_difference().unwrap_or(f32::INFINITY));
         }
         let of_view = OnnxExporter::new(input).export(&view, M::forward).expect("exports a view");
         assert_eq!(of_view.operators(), onnx.operators());
         assert_eq!((of_view.macs(), of_view.parameters()), (onnx.macs(), onnx.parameters()));
     }
-    println!("{name}: {count} architectures, relative difference at most {largest:.1e}");
     files.check_with_tools(&[]);
 }
 

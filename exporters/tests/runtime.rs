@@ -5,6 +5,7 @@
 
 use std::env;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -224,7 +225,7 @@ fn damaged_files_neither_crash_nor_hang() {
         };
         let output = child.wait_with_output().expect("a child");
         let printed = String::from_utf8_lossy(&output.stdout);
-        let last = printed.lines().filter(|line| line.starts_with("damage ")).next_back();
+        let last = printed.lines().rfind(|line| line.starts_with("damage "));
         assert!(status.is_some_and(|status| status.success()), "{kind}: {status:?} at {last:?}");
     }
 }
@@ -236,7 +237,7 @@ fn run_damaged(kind: RuntimeKind) {
     for name in ["conv_relu_gemm.onnx", "two_inputs.onnx", "symbolic_size.onnx", "fixed_batch.onnx"] {
         let good = fs::read(fixture(name)).expect("a committed file");
         for index in 0..400 {
-            println!("damage {index} of {name}");
+            writeln!(std::io::stdout(), "damage {index} of {name}").expect("the test that reads it");
             fs::write(&path, random.damaged(&good)).expect("writes");
             let Ok(mut network) = runtime::load_any(kind, &path, 1) else { continue };
             let shapes: Vec<Vec<usize>> =
