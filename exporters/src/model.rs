@@ -112,7 +112,8 @@ fn write_beside(
         _ => Path::new("."),
     };
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".onnx-");
+    // Whoever owns the directory knows by this name what a killed process left.
+    builder.prefix(".writing-");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

@@ -10,7 +10,7 @@ use crate::budget::{Budget, Penalty, Phi};
 use crate::data::Augment;
 use crate::estimator::Estimator;
 use crate::resource::Bound;
-use crate::search::{Constraint, SearchSettings, Start, Trials};
+use crate::search::{Constraint, SearchSettings, Start, Trials, Views};
 use crate::settings::{SettingsError, check};
 use crate::train::{SgdSettings, TrainSettings};
 
@@ -199,8 +199,10 @@ fn laptop() -> Config {
             momentum: 0.5,
             evaluation_batch: 250,
             checkpoint_every: 1,
+            checkpoint_seconds: 300.0,
             estimator: Estimator::antithetic(16),
             constraint: Constraint::Projection,
+            views: Views::ONE,
             sgd: sgd(),
         },
         train: TrainSettings { epochs: 20, sgd: sgd(), average_decay: 0.99, recalibration_batches: 16 },
@@ -225,8 +227,10 @@ fn paper() -> Config {
             momentum: 0.0,
             evaluation_batch: 256,
             checkpoint_every: 1,
+            checkpoint_seconds: 300.0,
             estimator: Estimator::paper(100),
             constraint: Constraint::Penalty(Penalty { rho: 1.0, phi: Phi::Square }),
+            views: Views::ONE,
             sgd: SgdSettings { batch_size: 256, ..sgd() },
         },
         ..laptop
@@ -287,6 +291,7 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.momentum" => "Weight of the past in the running mean of the gradients of H.",
         "search.evaluation_batch" => "Evaluation images that all candidates of an NES iteration are scored on.",
         "search.checkpoint_every" => "Outer iterations between two checkpoints.",
+        "search.checkpoint_seconds" => "Seconds after which there is one in any case.",
         "search.constraint" => {
             "How the search keeps to the budget: \"projection\" moves candidates onto it; or a table \
              penalty = { rho = 1.0, phi = \"square\" } (or \"absolute\", \"positive\")."
@@ -305,6 +310,10 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.estimator.samples" => "M: candidates in each NES iteration.",
         "search.estimator.sampling" => "\"independent\" (the paper) or \"antithetic\" (pairs of opposite directions).",
         "search.estimator.shaping" => "\"difference\" to the loss at H (equation 6) or \"standardized\" losses.",
+        "search.views" => "The views in each weight step, whose gradients are summed.",
+        "search.views.random" => "Views that are drawn: along the budget in the warm-up, around H after it.",
+        "search.views.sandwich" => "Whether the largest and the smallest view of the space are in every step too.",
+        "search.views.distillation" => "Whether all others learn the largest view's softmax instead of the labels.",
         "search.sgd" => "How the shared weights are trained.",
         "search.sgd.augment" | "train.sgd.augment" => "Random changes to training images.",
         "train" => "Training of a network from scratch.",

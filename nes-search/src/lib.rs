@@ -8,6 +8,7 @@ mod config;
 pub mod data;
 mod estimator;
 mod evaluate;
+pub mod files;
 mod observer;
 mod optimizer;
 mod params;

@@ -18,6 +18,9 @@ pub trait Observer {
     /// Called after every step.
     fn progress(&mut self, progress: Progress<'_>);
 
+    /// Called with what a user should know, though the job goes on.
+    fn warning(&mut self, _message: &str) {}
+
     /// Whether the job is to stop at the next step, with everything kept.
     fn interrupted(&self) -> bool {
         false

@@ -13,7 +13,7 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use elastic_layers::kernels::SgdConfig;
 use elastic_layers::{Backbone, recalibrate};
 use serde::{Deserialize, Serialize};
@@ -86,23 +86,23 @@ impl SgdSettings {
         .expect("a learning rate in (0, 1]")
     }
 
-    /// One step on the weights that `model` (a network, or a view of `target`) uses; also returns the loss.
+    /// The mean cross-entropy of `[images, classes]` to labels.
+    pub(crate) fn loss(&self, logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+        let smoothing = (self.label_smoothing > 0.0).then_some(self.label_smoothing as f32);
+        CrossEntropyLossConfig::new().with_smoothing(smoothing).init(&logits.device()).forward(logits, labels)
+    }
+
+    /// One step on a network's weights; also returns the loss.
     pub(crate) fn step<M: Backbone>(
         &self,
         model: M,
-        target: M,
         optimizer: &mut ModuleOptimizer,
         learning_rate: f64,
         batch: Batch,
     ) -> (M, f64) {
-        let cross_entropy = CrossEntropyLossConfig::new()
-            .with_smoothing((self.label_smoothing > 0.0).then_some(self.label_smoothing as f32))
-            .init(&batch.images.device());
-        let loss = cross_entropy.forward(model.forward(batch.images), batch.labels);
+        let loss = self.loss(model.forward(batch.images), batch.labels);
         let gradients = GradientsParams::from_grads(loss.backward(), &model);
-        // Weights that nothing else holds are stepped in place.
-        drop(model);
-        (optimizer.step(learning_rate, target, gradients), loss.into_scalar::<f32>().into())
+        (optimizer.step(learning_rate, model, gradients), loss.into_scalar::<f32>().into())
     }
 }
 
@@ -179,7 +179,7 @@ pub fn train<M: Backbone>(
         }
         let data = data?;
         let learning_rate = schedule.step();
-        let (stepped, loss) = settings.sgd.step(model.clone(), model, &mut optimizer, learning_rate.base(), data);
+        let (stepped, loss) = settings.sgd.step(model, &mut optimizer, learning_rate.base(), data);
         model = stepped;
         average.update(&model);
         recent = if step % per_epoch == 0 { loss } else { recent + (loss - recent) / (step % per_epoch + 1) as f64 };

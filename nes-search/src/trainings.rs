@@ -124,6 +124,10 @@ impl Observer for Part<'_, '_> {
         overall.observer.progress(Progress { phase, done, total, message });
     }
 
+    fn warning(&mut self, message: &str) {
+        lock(self.overall).observer.warning(message);
+    }
+
     fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || lock(self.overall).observer.interrupted()
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nes_search::data::idx::{IdxImages, write_images, write_labels};
 use nes_search::{Config, Preset};
+use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 fn command(arguments: &[&str], directory: &Path) -> Output {
@@ -196,6 +197,90 @@ fn the_fidelity_of_a_search_that_is_not_over() {
     fs::write(run.join("fidelity.json"), "{").unwrap();
     assert_eq!(command(&["fidelity", "mine", "--architectures", "1"], directory.path()).status.code(), Some(2));
     assert_eq!(fs::read_to_string(run.join("fidelity.json")).unwrap(), "{");
+}
+
+#[test]
+fn a_damaged_fidelity_file() {
+    let directory = tempdir().unwrap();
+    let config = "[search]\nwarmup_steps = 1\nouter_iterations = 1\nweight_steps = 1\nstart = \"base\"\n\
+                  [search.trials]\ncandidates = 0\n";
+    fs::write(directory.path().join("my.toml"), config).unwrap();
+    let search = ["search", "--preset", "smoke", "--config", "my.toml", "--out", "mine"];
+    assert!(command(&search, directory.path()).status.success());
+    let file = directory.path().join("mine/fidelity.json");
+    for (text, parts) in [
+        ("{", ["fidelity.json", "EOF", "line 1"]),
+        ("{\"epochs\": 1}", ["fidelity.json", "missing field", "`seed`"]),
+        ("[[1, 2]]", ["fidelity.json", "invalid type", "line 1"]),
+    ] {
+        fs::write(&file, text).unwrap();
+        assert_tells(&refused(&["fidelity", "mine", "--architectures", "2"], directory.path()), &parts);
+        assert_eq!(fs::read_to_string(&file).unwrap(), text, "it was replaced");
+        assert!(!directory.path().join("mine/fidelity.svg").exists());
+    }
+    watched(directory.path());
+}
+
+/// What `watch` shows of a finished search, and says of damaged and foreign files.
+fn watched(directory: &Path) {
+    let watch = |flags: &[&str]| {
+        let output = command(&[&["watch", "mine"], flags].concat(), directory);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let text = watch(&["--once"]);
+    assert_tells(
+        &text,
+        &["mine: the search is over", "NES iteration 1 of 1", "of 251721 MACs", "resolution", "backbone"],
+    );
+    // Where stdout is no terminal it does not wait.
+    assert_eq!(watch(&[]), text);
+    let view: Value = serde_json::from_str(&watch(&["--json"])).expect("JSON");
+    let history = fs::read_to_string(directory.join("mine/history.jsonl")).expect("a file");
+    let record: Value = serde_json::from_str(history.trim_end()).expect("one record");
+    assert_eq!((&view["history"][0], &view["finished"], &view["iterations"]), (&record, &Value::from(true), &1.into()));
+    let dimensions = view["dimensions"].as_array().expect("dimensions");
+    assert_eq!(dimensions.len(), record["h"].as_array().expect("H").len());
+    for (dimension, value) in dimensions.iter().zip(record["architecture"].as_array().expect("values")) {
+        let row = text.lines().find(|line| line.trim_start().starts_with(dimension["name"].as_str().expect("a name")));
+        assert_tells(row.expect("a row for each dimension"), &[&value.to_string()]);
+    }
+
+    let write = |name: &str, text: &str| fs::write(directory.join("mine").join(name), text).expect("a file");
+    let message = |parts: &[&str]| assert_tells(&refused(&["watch", "mine", "--once"], directory), parts);
+    // What is being written has no end yet.
+    write("history.jsonl", &(history.clone() + "{\"iteration\": 2, \"h"));
+    assert_eq!(watch(&[]), text);
+    write("history.jsonl", &history[1..]);
+    message(&["history.jsonl", "NES iteration 1 in line 1", "invalid type"]);
+    write("history.jsonl", &history.replace("\"iteration\":1", "\"iteration\":7"));
+    message(&["history.jsonl", "NES iteration 1 in line 1", "found that of 7"]);
+    write("history.jsonl", &history.replace("\"h\":[", "\"h\":[0.5,"));
+    message(&["history.jsonl", "15 dimensions", "another search"]);
+    write("history.jsonl", &history);
+    write("task.json", "{}");
+    message(&["task.json", "missing field"]);
+    fs::remove_file(directory.join("mine/task.json")).expect("a file");
+    message(&["mine", "expected the directory of a run or a search", "task.json"]);
+    assert_tells(&refused(&["watch", "nowhere"], directory), &["nowhere", "expected the directory"]);
+}
+
+#[test]
+fn every_command_has_an_example() {
+    let directory = tempdir().unwrap();
+    let help = |arguments: &[&str]| {
+        let output = command(arguments, directory.path());
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let all = help(&["--help"]);
+    let names = all.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    let names: Vec<_> =
+        names.take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(names.len() > 8 && names.contains(&"watch"), "{names:?}");
+    for name in names.into_iter().filter(|name| *name != "help") {
+        assert_tells(&help(&[name, "--help"]), &["Example", &format!("nes-search {name}")]);
+    }
 }
 
 #[test]

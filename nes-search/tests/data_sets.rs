@@ -198,8 +198,9 @@ fn a_search_on_folders_that_was_interrupted_ends_as_if_it_had_not_been() {
     let whole = tempdir().unwrap();
     let expected = search().run(Some(whole.path()), &mut ()).unwrap().expect("not interrupted");
     let position = |directory: &Path| {
-        let checkpoint = fs::read_dir(directory.join("checkpoints")).unwrap().next().expect("a checkpoint").unwrap();
-        let mut position = json(checkpoint.path().join("state.json"))["position"].clone();
+        let checkpoints = fs::read_dir(directory.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
+        let newest = checkpoints.max().expect("a checkpoint");
+        let mut position = json(newest.join("state.json"))["content"]["position"].clone();
         position["seconds"] = Value::Null;
         position
     };
@@ -207,7 +208,7 @@ fn a_search_on_folders_that_was_interrupted_ends_as_if_it_had_not_been() {
         let part = tempdir().unwrap();
         let stop = &mut StopBefore { step, seen: 0 };
         assert!(search().run(Some(part.path()), stop).unwrap().is_none());
-        let resumed = search().resume(part.path()).expect("a checkpoint").run(Some(part.path()), &mut ());
+        let resumed = search().resume(part.path(), &mut ()).expect("a checkpoint").run(Some(part.path()), &mut ());
         let found = resumed.unwrap().expect("not interrupted");
         assert_eq!(found.architecture, expected.architecture, "interrupted before step {step}");
         assert_eq!(history(part.path()), history(whole.path()), "interrupted before step {step}");

@@ -1,12 +1,13 @@
 //! Run directories: what is in them, and that nothing in them is half-written or overwritten.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use elastic_layers::{Architecture, ArchitectureFile, SearchSpace};
-use nes_search::{Config, Preset};
+use nes_search::search::HISTORY;
+use nes_search::{Config, Preset, files};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -16,15 +17,19 @@ use super::options::read_config;
 pub const CONFIG: &str = "config.toml";
 /// The found architecture.
 pub const ARCHITECTURE: &str = "architecture.json";
-/// One record for each NES iteration; there since the search began.
-pub const HISTORY: &str = "history.jsonl";
 /// What the search took, and the best uniform rescaling.
 pub const SEARCH: &str = "search.json";
 /// What the shared weights say of architectures, and what training them comes to; as numbers and as a plot.
 pub const FIDELITY: &str = "fidelity.json";
 pub const FIDELITY_PLOT: &str = "fidelity.svg";
-/// The newest state of the search.
-pub const CHECKPOINTS: &str = "checkpoints";
+/// The newest state of the search, and the one before it.
+const CHECKPOINTS: &str = "checkpoints";
+/// What is searched, for those who watch it.
+pub const TASK: &str = "task.json";
+/// Where a command is.
+pub const STATUS: &str = "status.json";
+/// The trials that are over, while the search is not.
+const TRIALS: &str = "trials.json";
 /// Trained weights of the first seed.
 pub const WEIGHTS: &str = "weights.bpk";
 /// Accuracies of all seeds.
@@ -39,8 +44,22 @@ pub const SUMMARY: &str = "summary.json";
 const LOCK: &str = ".lock";
 
 /// All that commands write into a directory.
-const FILES: [&str; 11] =
-    [CONFIG, ARCHITECTURE, SEARCH, WEIGHTS, TRAINING, MODEL, BENCH, SUMMARY, HISTORY, FIDELITY, FIDELITY_PLOT];
+const FILES: [&str; 14] = [
+    CONFIG,
+    ARCHITECTURE,
+    SEARCH,
+    TRIALS,
+    TASK,
+    STATUS,
+    WEIGHTS,
+    TRAINING,
+    MODEL,
+    BENCH,
+    SUMMARY,
+    HISTORY,
+    FIDELITY,
+    FIDELITY_PLOT,
+];
 /// Directories of a run directory.
 const FOLDERS: [&str; 4] = [CHECKPOINTS, "uniform-channel", "uniform-joint", "backbone"];
 
@@ -59,8 +78,7 @@ impl RunDirectory {
             out.unwrap_or_else(|| Path::new("runs").join(jiff::Zoned::now().strftime("%Y-%m-%d-%H%M%S").to_string()));
         let at = || path.display().to_string();
         fs::create_dir_all(&path).with_context(at)?;
-        let is_empty = fs::read_dir(&path).with_context(at)?.next().is_none();
-        if !is_empty && !overwrite {
+        if !overwrite && !is_empty(&path).with_context(at)? {
             bail!(
                 "{}: expected a new or an empty directory, found files in it; --overwrite replaces an earlier run, \
                  --resume goes on with it",
@@ -88,7 +106,14 @@ impl RunDirectory {
         let name = path.join(LOCK);
         let file = File::create(&name).with_context(|| name.display().to_string())?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: file }),
+            Ok(()) => {
+                for folder in
+                    FOLDERS.iter().map(|name| path.join(name)).chain([path.clone()]).filter(|path| path.is_dir())
+                {
+                    files::remove_unfinished(&folder).with_context(|| folder.display().to_string())?;
+                }
+                Ok(Self { path, _lock: file })
+            }
             Err(TryLockError::WouldBlock) => {
                 bail!("{}: expected a directory of no running command, found one that is in use", path.display())
             }
@@ -117,21 +142,20 @@ pub fn config_of(directory: &Path) -> anyhow::Result<Config> {
     read_config(Preset::Laptop, &path)
 }
 
-/// Writes a file beside, and renames it.
-pub fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let at = || path.display().to_string();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).with_context(at)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(at)?;
-    file.write_all(content).with_context(at)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Temporary files are for their owner alone; results are not.
-        file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).with_context(at)?;
+/// Whether a directory has nothing in it, or only what a command leaves that was killed before it wrote anything.
+fn is_empty(path: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if name != LOCK && !name.to_string_lossy().starts_with(files::UNFINISHED) {
+            return Ok(false);
+        }
     }
-    file.persist(path).with_context(at)?;
-    Ok(())
+    Ok(true)
+}
+
+/// Writes a file, which is whole or as it was whatever happens.
+pub fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    files::write(path, content).with_context(|| path.display().to_string())
 }
 
 /// Writes a value as JSON.

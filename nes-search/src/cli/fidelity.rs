@@ -88,7 +88,7 @@ impl Fidelity {
         let job = Job::load(config)?;
         let epochs = self.epochs.map_or(job.config.train.epochs, |epochs| epochs as usize);
         let settings = TrainSettings { epochs, ..job.config.train.clone() };
-        let terminal = &mut Terminal::new()?;
+        let terminal = &mut Terminal::new(path)?;
         let Some(file) = job.fidelity(path, self.architectures as usize, &settings, terminal)? else {
             bail!(
                 "interrupted; go on with: nes-search fidelity {} --architectures {} --epochs {epochs}",
@@ -115,7 +115,7 @@ impl Job {
         settings: &TrainSettings,
         observer: &mut (dyn Observer + Send),
     ) -> anyhow::Result<Option<FidelityFile>> {
-        let scored = self.new_search()?.resume(directory)?.sample(count)?;
+        let scored = self.new_search()?.resume(directory, observer)?.sample(count)?;
         let path = directory.join(FIDELITY);
         let seed = self.config.seed;
         // Of more architectures than now are asked for, none is given up.

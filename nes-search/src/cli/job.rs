@@ -6,17 +6,15 @@ use anyhow::{Context, anyhow};
 use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::Device;
-use elastic_layers::{Architecture, ArchitectureFile, Backbone, SearchSpace};
+use elastic_layers::{Architecture, ArchitectureFile, Backbone, ElasticDim, Macs, SearchSpace};
 use exporters::runtime::available;
 use exporters::{OnnxExporter, OnnxModel, Tolerance, VerifyReport, reference};
 use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
-use nes_search::search::{SearchCost, Trial};
-use nes_search::{AnyBackbone, Blueprint, Config, Found, Limits, Observer, Projection, Search, Task};
+use nes_search::search::{CheckpointError, HISTORY, SearchCost, SharedAccuracy, Trial};
+use nes_search::{AnyBackbone, Blueprint, Config, Found, Limits, Observer, Projection, Search, SearchError, Task};
 use serde::{Deserialize, Serialize};
 
-use super::directory::{
-    ARCHITECTURE, CHECKPOINTS, HISTORY, MODEL, SEARCH, WEIGHTS, read_architecture, read_json_if_there, write_json,
-};
+use super::directory::{ARCHITECTURE, MODEL, SEARCH, TASK, WEIGHTS, read_architecture, read_json_if_there, write_json};
 
 /// How far a runtime's logits may be from Burn's. A logit that moves by the absolute part moves a probability by a
 /// hundred-thousandth of itself, so it matters for no prediction, also where a dead network has logits of nearly 0.
@@ -45,6 +43,30 @@ pub struct SearchFile {
     pub uniform_joint: ArchitectureFile,
     /// The trials that decided where H started and what was found.
     pub trials: Vec<Trial>,
+    /// What the shared weights got right on the evaluation split before H moved, and in the end.
+    #[serde(default)]
+    pub shared_weights: Option<SharedWeights>,
+}
+
+/// Whether the shared weights knew enough to compare architectures.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SharedWeights {
+    /// Where H was before its first move.
+    pub start: Option<SharedAccuracy>,
+    /// At the found architecture.
+    pub end: SharedAccuracy,
+}
+
+/// The content of a `task.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskFile {
+    /// R_t.
+    pub budget_macs: Macs,
+    /// NES iterations of the whole search.
+    pub iterations: usize,
+    /// The search space.
+    pub dimensions: Vec<ElasticDim>,
 }
 
 impl Job {
@@ -87,17 +109,27 @@ impl Job {
             // A search would replace the architecture that somebody trains here.
             return Err(anyhow!("{}: expected a directory of run or search, found one of train", directory.display()));
         }
-        let mut search = self.new_search()?;
-        if directory.join(CHECKPOINTS).is_dir() {
-            search = search.resume(directory)?;
-        }
+        write_json(&directory.join(TASK), &self.task_file())?;
+        let mut search = match self.new_search()?.resume(directory, observer) {
+            // Interrupted before the first checkpoint, or new.
+            Err(SearchError::Checkpoint(CheckpointError::Missing(_))) => self.new_search()?,
+            resumed => resumed?,
+        };
         let Some(found) = search.run(Some(directory), observer)? else { return Ok(None) };
         write_json(&directory.join(ARCHITECTURE), &found.architecture.to_file())?;
-        let Found { uniform_joint, trials, cost, .. } = found;
-        let file = SearchFile { cost, uniform_joint: uniform_joint.to_file(), trials };
+        let Found { uniform_joint, trials, cost, accuracy_at_start: start, accuracy_at_end: end, .. } = found;
+        let shared_weights = Some(SharedWeights { start, end });
+        let file = SearchFile { cost, uniform_joint: uniform_joint.to_file(), trials, shared_weights };
         // Last, because it says that the search is over.
         write_json(&directory.join(SEARCH), &file)?;
         Ok(Some(file))
+    }
+
+    fn task_file(&self) -> TaskFile {
+        let (search, dims) = (&self.config.search, self.blueprint.space().dims());
+        let iterations = search.outer_iterations * search.nes_iterations;
+        let budget_macs = Macs(self.limits.budget().most() as u64);
+        TaskFile { budget_macs, iterations, dimensions: dims.to_vec() }
     }
 
     /// The search of the configuration, not begun.

@@ -12,6 +12,7 @@ mod progress;
 mod run;
 mod summary;
 mod training;
+mod watch;
 
 use std::io::Write;
 
@@ -35,6 +36,7 @@ enum Command {
     Export(export::Export),
     Bench(bench::Bench),
     Inspect(inspect::Inspect),
+    Watch(watch::Watch),
     Fidelity(fidelity::Fidelity),
     Config(ConfigCommand),
 }
@@ -58,6 +60,7 @@ impl Cli {
             Command::Export(export) => export.run(),
             Command::Bench(bench) => bench.run(),
             Command::Inspect(inspect) => inspect.run(),
+            Command::Watch(watch) => watch.run(),
             Command::Fidelity(fidelity) => fidelity.run(),
             Command::Config(ConfigCommand { preset }) => print(&Config::preset(preset).to_toml()),
         }

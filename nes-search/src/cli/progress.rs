@@ -1,32 +1,60 @@
 //! Progress on the terminal, and Ctrl-C.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use nes_search::{Observer, Progress};
+use nes_search::{Observer, Progress, files};
+use serde::{Deserialize, Serialize};
+
+use super::directory::STATUS;
+
+/// Time between two statuses in the run directory.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// The content of a `status.json`: where a command is, for those who watch it from outside.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    /// What is done, in steps of its own.
+    pub phase: String,
+    pub done: usize,
+    pub total: usize,
+    /// How it goes.
+    pub message: String,
+    /// Until the phase is over, going by the time that its steps have taken in this process.
+    pub seconds_left: Option<f64>,
+    /// When this was written, in seconds since 1970.
+    pub unix_seconds: u64,
+}
 
 /// Shows the phases of a long job, and stops it at Ctrl-C or SIGTERM.
 pub struct Terminal {
     interrupted: Arc<AtomicBool>,
     phase: Option<Phase>,
+    status: PathBuf,
+    told: Option<Instant>,
 }
 
 struct Phase {
     name: String,
     bar: ProgressBar,
     begin: Instant,
+    /// Steps that an earlier process did.
+    before: usize,
 }
 
 impl Terminal {
-    /// Takes over Ctrl-C: the first asks the job to stop with everything kept, a second ends the process.
+    /// Takes over Ctrl-C: the first asks the job to stop with everything kept, a second ends the process. The status goes
+    /// into a run directory.
     ///
     /// # Errors
     /// If the signal cannot be handled.
-    pub fn new() -> anyhow::Result<Self> {
+    pub fn new(directory: &Path) -> anyhow::Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = interrupted.clone();
         ctrlc::set_handler(move || {
@@ -36,16 +64,36 @@ impl Terminal {
             note("stopping; once more to stop without saving");
         })
         .context("cannot handle Ctrl-C")?;
-        Ok(Self { interrupted, phase: None })
+        Ok(Self { interrupted, phase: None, status: directory.join(STATUS), told: None })
     }
 
     fn finish(&mut self) {
-        if let Some(Phase { name, bar, begin }) = self.phase.take() {
+        if let Some(Phase { name, bar, begin, .. }) = self.phase.take() {
             let message = bar.message();
             bar.finish_and_clear();
             note(&format!("{name}: {:.0} s, {message}", begin.elapsed().as_secs_f64()));
         }
     }
+}
+
+impl Phase {
+    fn status(&self, done: usize, total: usize, message: String) -> Status {
+        let steps = done.saturating_sub(self.before);
+        let left = total.saturating_sub(done) as f64;
+        Status {
+            phase: self.name.clone(),
+            done,
+            total,
+            message,
+            seconds_left: (steps > 0).then(|| self.begin.elapsed().as_secs_f64() / steps as f64 * left),
+            unix_seconds: unix_seconds(),
+        }
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_seconds() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
 }
 
 impl Observer for Terminal {
@@ -56,15 +104,27 @@ impl Observer for Terminal {
             let style = ProgressStyle::with_template("{prefix} {bar:30} {percent:>3} %  {elapsed}, {eta} left  {msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.set_prefix(name.to_string());
-            self.phase = Some(Phase { name: name.to_string(), bar, begin: Instant::now() });
+            // What is told first is the end of a first step.
+            let before = done.saturating_sub(1);
+            self.phase = Some(Phase { name: name.to_string(), bar, begin: Instant::now(), before });
         }
         if let Some(phase) = &self.phase {
+            if done == total || self.told.is_none_or(|told| told.elapsed() >= STATUS_EVERY) {
+                self.told = Some(Instant::now());
+                // A job does not end because nobody can watch it; what has to be kept is written elsewhere.
+                let status = serde_json::to_vec(&phase.status(done, total, message.clone())).unwrap_or_default();
+                let _ = files::write_quickly(&self.status, &status);
+            }
             phase.bar.set_message(message);
             phase.bar.set_position(done as u64);
         }
         if done == total {
             self.finish();
         }
+    }
+
+    fn warning(&mut self, message: &str) {
+        note(&format!("warning: {message}"));
     }
 
     fn interrupted(&self) -> bool {

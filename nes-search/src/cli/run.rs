@@ -112,7 +112,7 @@ impl Run {
         let (directory, job) = self.place.open()?;
         let path = directory.path();
         note(&format!("{}: {}", path.display(), job.limits));
-        let terminal = &mut Terminal::new()?;
+        let terminal = &mut Terminal::new(path)?;
         let search = match job.search(path, terminal)? {
             Some(search) => search,
             None => bail!(
@@ -142,7 +142,7 @@ impl SearchCommand {
         let (directory, job) = self.place.open()?;
         let path = directory.path();
         note(&format!("{}: {}", path.display(), job.limits));
-        let search = finished(job.search(path, &mut Terminal::new()?)?, "search", &directory)?;
+        let search = finished(job.search(path, &mut Terminal::new(path)?)?, "search", &directory)?;
         let found = job.found(path)?;
         if self.json {
             return super::print_json(&found.to_file());
@@ -173,7 +173,7 @@ impl Train {
         };
         let path = directory.path();
         let network = Network { name: "network", architecture: job.found(path)?, directory: path.into() };
-        let files = finished(job.train(&[network], &mut Terminal::new()?)?, "train", &directory)?;
+        let files = finished(job.train(&[network], &mut Terminal::new(path)?)?, "train", &directory)?;
         if self.json {
             return super::print_json(&files[0]);
         }

@@ -1,7 +1,7 @@
 //! All that a search needs to go on, bit for bit.
 //!
-//! A checkpoint is a directory `checkpoints/<steps>` of the run directory. It is written beside and renamed, and its
-//! predecessor is removed after that, so that there is a whole one at any time.
+//! A checkpoint is a directory `checkpoints/<steps>` of the run directory. The last two are kept: should the newest be
+//! damaged, the one before it is whole.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,10 +15,15 @@ use burn::tensor::Bytes;
 use elastic_layers::ArchitectureFile;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::history::Mark;
+use super::sealed::Kind;
 use super::surface::Surface;
-use super::{SearchSettings, Trial};
-use crate::data::EpochSampler;
+use super::{SearchSettings, SharedAccuracy, Trial};
+use crate::data::{EpochSampler, Normalization};
+use crate::files;
+use crate::observer::Observer;
 use crate::params::ArchParams;
 
 /// Why a checkpoint cannot be used.
@@ -45,15 +50,49 @@ pub enum CheckpointError {
         /// What it holds.
         found: String,
     },
+    /// A file is of another version of its format.
+    #[error(
+        "{path}: expected version {expected}, found version {found}; a search goes on only in the version of nes-search \
+         that it began with, because others take other steps"
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What is read and written.
+        expected: u32,
+        /// What it is.
+        found: u32,
+    },
+    /// Neither the newest checkpoint can be used, nor one before it.
+    #[error("{newest}; the checkpoint before it cannot be used either: {earlier}")]
+    All {
+        /// What is wrong with the newest.
+        newest: Box<Self>,
+        /// What is wrong with the one before it.
+        earlier: Box<Self>,
+    },
 }
 
 impl CheckpointError {
-    fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::File { path: path.into(), source }
     }
 
-    fn content(path: &Path, expected: impl Into<String>, found: impl ToString) -> Self {
+    pub(super) fn content(path: &Path, expected: impl Into<String>, found: impl ToString) -> Self {
         Self::Content { path: path.into(), expected: expected.into(), found: found.to_string() }
+    }
+
+    /// What was expected and found, wherever.
+    fn reason(&self) -> Option<(String, String)> {
+        match self {
+            Self::Content { expected, found, .. } => Some((expected.clone(), found.clone())),
+            Self::Version { expected, found, .. } => Some((expected.to_string(), found.to_string())),
+            Self::Missing(_) | Self::File { .. } | Self::All { .. } => None,
+        }
+    }
+
+    pub(super) fn unwritable(path: &Path, error: impl ToString) -> Self {
+        Self::content(path, "a record that can be written", error)
     }
 }
 
@@ -66,6 +105,8 @@ pub(super) struct Identity {
     pub limits: Vec<(String, f64)>,
     pub training_images: usize,
     pub evaluation_images: usize,
+    /// Of the training images, which it tells from others.
+    pub normalization: Normalization,
     pub settings: SearchSettings,
 }
 
@@ -87,25 +128,28 @@ pub(super) struct Position {
     pub trials: Vec<Trial>,
     /// What the trials correct the shared weights' losses by, in this outer iteration.
     pub correction: Option<Surface>,
+    /// What the shared weights got right before H moved.
+    pub accuracy_at_start: Option<SharedAccuracy>,
     /// Running mean of the training loss.
     pub training_loss: f64,
     pub images: u64,
     pub evaluations: u64,
     pub seconds: f64,
+    /// How long the history is.
+    pub history: Mark,
 }
 
+/// The content of a checkpoint's `state.json`.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct StateFile {
-    format: String,
-    version: u32,
     identity: Identity,
     position: Position,
     /// The hash of every other file.
-    hashes: BTreeMap<String, String>,
+    blake3: BTreeMap<String, String>,
 }
 
-const FORMAT: &str = "nes-search/checkpoint";
-const VERSION: u32 = 6;
+const KIND: Kind = Kind { format: "nes-search/checkpoint", version: 7 };
 const STATE: &str = "state.json";
 const SUPERNET: &str = "supernet.bpk";
 const WEIGHT_OPTIMIZER: &str = "weight-optimizer.bpk";
@@ -119,72 +163,97 @@ pub(super) struct State<M> {
     pub params: ArchParams,
     pub nes_optimizer: ModuleOptimizer,
     pub position: Position,
+    /// The checkpoint that it was loaded from or last written to.
+    pub saved: Option<PathBuf>,
 }
 
 impl<M: Module> State<M> {
-    /// Writes a checkpoint into a run directory, and removes the one before.
-    pub(super) fn save(&self, identity: &Identity, directory: &Path) -> Result<PathBuf, CheckpointError> {
+    /// Writes a checkpoint into a run directory. It and the one before are kept.
+    pub(super) fn save(&mut self, identity: &Identity, directory: &Path) -> Result<(), CheckpointError> {
         let parent = directory.join("checkpoints");
         fs::create_dir_all(&parent).map_err(CheckpointError::file(&parent))?;
         let path = parent.join(format!("{:08}", self.position.step));
-        let earlier = existing(&parent)?;
-        if earlier.contains(&path) {
+        if self.saved.as_ref() == Some(&path) {
             // The same steps of the same search: what this one was resumed from.
-            return Ok(path);
+            return Ok(());
         }
-        let temporary =
-            tempfile::Builder::new().prefix(".writing-").tempdir_in(&parent).map_err(CheckpointError::file(&parent))?;
-        let write = |name: &str, bytes: &[u8]| {
-            let path = temporary.path().join(name);
-            fs::write(&path, bytes).map_err(CheckpointError::file(&path))
-        };
-        let unwritable = |name: &str, error: String| {
-            CheckpointError::content(&path.join(name), "a record that can be written", error)
-        };
-        let modules = [
-            (SUPERNET, self.supernet.valid().into_record().into_bytes()),
-            (PARAMS, self.params.valid().into_record().into_bytes()),
-        ];
-        let optimizers = [(WEIGHT_OPTIMIZER, &self.weight_optimizer), (NES_OPTIMIZER, &self.nes_optimizer)];
-        let records = modules
-            .map(|(name, bytes)| (name, bytes.map_err(|error| error.to_string())))
-            .into_iter()
-            .chain(optimizers.map(|(name, optimizer)| {
-                (name, optimizer.to_record().into_bytes().map_err(|error| error.to_string()))
-            }));
-        let mut hashes = BTreeMap::new();
-        for (name, bytes) in records {
-            let bytes = bytes.map_err(|error| unwritable(name, error))?;
-            write(name, &bytes)?;
-            hashes.insert(name.to_string(), blake3::hash(&bytes).to_string());
+        let files = self.files(identity, &path)?;
+        let remove = |path: &Path| files::remove_directory(path).map_err(CheckpointError::file(path));
+        if path.exists() {
+            // One that was refused.
+            remove(&path)?;
         }
-        let state = StateFile {
-            format: FORMAT.into(),
-            version: VERSION,
-            identity: identity.clone(),
-            position: self.position.clone(),
-            hashes,
-        };
-        let state = serde_json::to_vec(&state).map_err(|error| unwritable(STATE, error.to_string()))?;
-        write(STATE, &state)?;
-        fs::rename(temporary.keep(), &path).map_err(CheckpointError::file(&path))?;
-        for earlier in earlier {
-            fs::remove_dir_all(&earlier).map_err(CheckpointError::file(&earlier))?;
+        files::write_directory(&path, &files).map_err(CheckpointError::file(&path))?;
+        files::sync_directory(directory).map_err(CheckpointError::file(directory))?;
+        for earlier in existing(&parent)? {
+            if earlier != path && Some(&earlier) != self.saved.as_ref() {
+                remove(&earlier)?;
+            }
         }
-        Ok(path)
+        files::remove_unfinished(&parent).map_err(CheckpointError::file(&parent))?;
+        self.saved = Some(path);
+        Ok(())
     }
 
-    /// Brings a state to where the newest checkpoint of a run directory was written.
-    pub(super) fn load(self, identity: &Identity, directory: &Path) -> Result<Self, CheckpointError> {
-        let parent = directory.join("checkpoints");
-        let newest = existing(&parent)?.into_iter().max();
-        let path = newest.ok_or_else(|| CheckpointError::Missing(directory.into()))?;
-        let StateFile { position, hashes, .. } = read_state(&path.join(STATE), identity)?;
+    /// The files of a checkpoint.
+    fn files(&self, identity: &Identity, path: &Path) -> Result<Vec<(&'static str, Vec<u8>)>, CheckpointError> {
+        let records = [
+            (SUPERNET, self.supernet.valid().into_record().into_bytes().map_err(|error| error.to_string())),
+            (PARAMS, self.params.valid().into_record().into_bytes().map_err(|error| error.to_string())),
+            (WEIGHT_OPTIMIZER, self.weight_optimizer.to_record().into_bytes().map_err(|error| error.to_string())),
+            (NES_OPTIMIZER, self.nes_optimizer.to_record().into_bytes().map_err(|error| error.to_string())),
+        ];
+        let mut files = Vec::with_capacity(records.len() + 1);
+        let mut blake3 = BTreeMap::new();
+        for (name, bytes) in records {
+            let bytes = bytes.map_err(|error| CheckpointError::unwritable(&path.join(name), error))?;
+            blake3.insert(name.to_string(), blake3::hash(&bytes).to_string());
+            files.push((name, bytes.to_vec()));
+        }
+        let state = StateFile { identity: identity.clone(), position: self.position.clone(), blake3 };
+        let state = KIND.seal(state).map_err(|error| CheckpointError::unwritable(&path.join(STATE), error))?;
+        files.push((STATE, state));
+        Ok(files)
+    }
+
+    /// Brings a state to where the newest good checkpoint of a run directory was written. The observer is told of one
+    /// that is not.
+    pub(super) fn load(
+        self,
+        identity: &Identity,
+        directory: &Path,
+        observer: &mut dyn Observer,
+    ) -> Result<Self, CheckpointError> {
+        let mut paths = existing(&directory.join("checkpoints"))?;
+        paths.sort();
+        let mut refused: Option<CheckpointError> = None;
+        for path in paths.into_iter().rev() {
+            match self.read(identity, directory, &path) {
+                Ok(state) => {
+                    if let Some(newest) = refused {
+                        observer.warning(&format!("{newest}; going on from {}", path.display()));
+                    }
+                    return Ok(state);
+                }
+                Err(earlier) => {
+                    refused = Some(match refused {
+                        None => earlier,
+                        Some(newest) if newest.reason().is_some() && newest.reason() == earlier.reason() => newest,
+                        Some(newest) => CheckpointError::All { newest: Box::new(newest), earlier: Box::new(earlier) },
+                    });
+                }
+            }
+        }
+        Err(refused.unwrap_or_else(|| CheckpointError::Missing(directory.into())))
+    }
+
+    fn read(&self, identity: &Identity, directory: &Path, path: &Path) -> Result<Self, CheckpointError> {
+        let StateFile { position, blake3, .. } = read_state(&path.join(STATE), identity)?;
         let record = |name: &str| {
             let path = path.join(name);
             let bytes = fs::read(&path).map_err(CheckpointError::file(&path))?;
             let found = blake3::hash(&bytes).to_string();
-            match hashes.get(name) {
+            match blake3.get(name) {
                 Some(expected) if *expected == found => Ok((path, Bytes::from_bytes_vec(bytes))),
                 expected => {
                     let expected = expected.map_or("no such file", String::as_str);
@@ -192,13 +261,16 @@ impl<M: Module> State<M> {
                 }
             }
         };
-        Ok(Self {
-            supernet: load_module(self.supernet, record(SUPERNET)?)?,
-            weight_optimizer: load_optimizer(self.weight_optimizer, record(WEIGHT_OPTIMIZER)?)?,
-            params: load_module(self.params, record(PARAMS)?)?,
-            nes_optimizer: load_optimizer(self.nes_optimizer, record(NES_OPTIMIZER)?)?,
+        let state = Self {
+            supernet: load_module(self.supernet.clone(), record(SUPERNET)?)?,
+            weight_optimizer: load_optimizer(self.weight_optimizer.clone(), record(WEIGHT_OPTIMIZER)?)?,
+            params: load_module(self.params.clone(), record(PARAMS)?)?,
+            nes_optimizer: load_optimizer(self.nes_optimizer.clone(), record(NES_OPTIMIZER)?)?,
             position,
-        })
+            saved: Some(path.into()),
+        };
+        state.position.history.check(directory)?;
+        Ok(state)
     }
 }
 
@@ -219,32 +291,45 @@ fn existing(parent: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
 }
 
 fn read_state(path: &Path, expected: &Identity) -> Result<StateFile, CheckpointError> {
-    #[derive(Deserialize)]
-    struct Version {
-        format: String,
-        version: u32,
-    }
-
-    let text = fs::read_to_string(path).map_err(CheckpointError::file(path))?;
-    let damaged = |error| CheckpointError::content(path, "the state of a search", error);
-    let Version { format, version } = serde_json::from_str(&text).map_err(damaged)?;
-    if (format.as_str(), version) != (FORMAT, VERSION) {
-        return Err(CheckpointError::content(
-            path,
-            format!("{FORMAT} version {VERSION}"),
-            format!("{format} {version}"),
-        ));
-    }
-    let state: StateFile = serde_json::from_str(&text).map_err(damaged)?;
-    if state.identity != *expected {
-        let show = |identity: &Identity| serde_json::to_string(identity).unwrap_or_default();
-        return Err(CheckpointError::content(path, format!("a search of {}", show(expected)), show(&state.identity)));
-    }
+    let state: StateFile = KIND.read(path)?;
+    expected.check(&state.identity, path)?;
     if state.position.step > expected.settings.total_steps() {
         let steps = expected.settings.total_steps();
         return Err(CheckpointError::content(path, format!("at most {steps} steps"), state.position.step));
     }
     Ok(state)
+}
+
+impl Identity {
+    /// Refuses the file of another search, and says in what that differs.
+    pub(super) fn check(&self, found: &Self, path: &Path) -> Result<(), CheckpointError> {
+        if found == self {
+            return Ok(());
+        }
+        let value = |identity: &Self| serde_json::to_value(identity).unwrap_or_default();
+        let (mut expected, mut others) = (Vec::new(), Vec::new());
+        differences("", &value(self), &value(found), &mut expected, &mut others);
+        Err(CheckpointError::content(path, format!("a search with {}", expected.join(", ")), others.join(", ")))
+    }
+}
+
+/// Names and values of the fields in which two values differ.
+fn differences(name: &str, one: &Value, other: &Value, of_one: &mut Vec<String>, of_other: &mut Vec<String>) {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            let keys: std::collections::BTreeSet<_> = one.keys().chain(other.keys()).collect();
+            for key in keys {
+                let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+                let [one, other] = [one, other].map(|fields| fields.get(key).unwrap_or(&Value::Null));
+                differences(&name, one, other, of_one, of_other);
+            }
+        }
+        _ if one != other => {
+            of_one.push(format!("{name} {one}"));
+            of_other.push(format!("{name} {other}"));
+        }
+        _ => {}
+    }
 }
 
 fn load_module<M: Module>(module: M, (path, bytes): (PathBuf, Bytes)) -> Result<M, CheckpointError> {

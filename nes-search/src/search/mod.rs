@@ -1,14 +1,22 @@
 //! The search: Algorithm 1 of the paper, step by step, with checkpoints.
 
+mod chance;
 mod checkpoint;
+#[cfg(test)]
+mod damage_tests;
 mod fidelity;
 mod history;
 mod scoring;
+mod sealed;
 mod settings;
 mod surface;
+#[cfg(test)]
+mod test_setting;
+mod trial_log;
 mod trials;
+mod weights;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
@@ -27,15 +35,18 @@ use crate::projection::{LEAST_SHARE, Projection, ProjectionError};
 use crate::rng::{Stream, derived_seed, stream};
 use crate::{ArchParams, Blueprint, Limits, NesConfig, baselines};
 
+pub use chance::SharedAccuracy;
 pub use checkpoint::CheckpointError;
 use checkpoint::{Identity, Position, State};
 pub use fidelity::Scored;
 use history::History;
-pub use history::Iteration;
+pub use history::{HISTORY, Iteration, read_history};
 use scoring::Scorer;
 use settings::Step;
 pub use settings::{Constraint, SearchSettings, Start};
+use trial_log::TrialLog;
 pub use trials::{Trial, Trials};
+pub use weights::Views;
 
 /// Spread of the factors on channel numbers in the warm-up, as a logarithm.
 const WARMUP_SPREAD: f64 = 0.25;
@@ -85,24 +96,6 @@ pub enum SearchError {
     /// A checkpoint cannot be written or used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A file cannot be read or written.
-    #[error("{path}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What went wrong.
-        source: std::io::Error,
-    },
-    /// The history is shorter than its checkpoint says.
-    #[error("{path}: expected at least {expected} records, as the checkpoint says, found {found}")]
-    History {
-        /// The file.
-        path: PathBuf,
-        /// Records up to the checkpoint.
-        expected: usize,
-        /// Whole records in the file.
-        found: usize,
-    },
     /// A split has too few images.
     #[error("{split} split: expected at least {expected} images, found {found}")]
     Images {
@@ -148,6 +141,10 @@ pub struct Found {
     pub uniform_joint: Architecture,
     /// What decided where H started and what was found, in the order of the trials.
     pub trials: Vec<Trial>,
+    /// What the shared weights got right where H was before its first move.
+    pub accuracy_at_start: Option<SharedAccuracy>,
+    /// What they get right at the found architecture in the end.
+    pub accuracy_at_end: SharedAccuracy,
     /// What the search took.
     pub cost: SearchCost,
 }
@@ -159,6 +156,9 @@ pub struct Search<'a, M> {
     projection: Projection<'a>,
     identity: Identity,
     state: State<M>,
+    trial_log: TrialLog,
+    /// Since when time is not yet in the state's seconds.
+    clock: Instant,
 }
 
 impl<'a, M: Backbone + 'static> Search<'a, M> {
@@ -201,11 +201,14 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
                 start: None,
                 trials: Vec::new(),
                 correction: None,
+                accuracy_at_start: None,
                 training_loss: f64::from(u16::try_from(train.class_count()).unwrap_or(u16::MAX)).ln(),
                 images: 0,
                 evaluations: 0,
                 seconds: 0.0,
+                history: Default::default(),
             },
+            saved: None,
         };
         let identity = Identity {
             seed,
@@ -213,17 +216,20 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
             limits: limits.named(),
             training_images: train.len(),
             evaluation_images: evaluation.len(),
-            settings: settings.clone(),
+            normalization: task.normalization.clone(),
+            settings: settings.without_checkpoints(),
         };
-        Ok(Self { task, settings: settings.clone(), projection, identity, state })
+        let (trial_log, clock) = (TrialLog::default(), Instant::now());
+        Ok(Self { task, settings: settings.clone(), projection, identity, state, trial_log, clock })
     }
 
-    /// The same search where the newest checkpoint of a run directory was written.
+    /// The same search where the newest good checkpoint of a run directory was written. The observer is warned of one
+    /// that is not.
     ///
     /// # Errors
-    /// If there is no checkpoint, or it is damaged or of another search.
-    pub fn resume(self, directory: &Path) -> Result<Self, SearchError> {
-        Ok(Self { state: self.state.load(&self.identity, directory)?, ..self })
+    /// If there is no checkpoint, or all are damaged or of another search.
+    pub fn resume(self, directory: &Path, observer: &mut dyn Observer) -> Result<Self, SearchError> {
+        Ok(Self { state: self.state.load(&self.identity, directory, observer)?, ..self })
     }
 
     /// H, in steps above each dimension's smallest value.
@@ -241,23 +247,24 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         directory: Option<&Path>,
         observer: &mut (dyn Observer + Send),
     ) -> Result<Option<Found>, SearchError> {
-        let records = self.settings.nes_iterations_before(self.state.position.step);
-        let mut history = directory.map(|directory| History::open(directory, records)).transpose()?;
-        let mut clock = Instant::now();
+        self.clock = Instant::now();
+        let history = directory.map(|directory| History::open(directory, &self.state.position.history));
+        let mut history = history.transpose()?;
+        if let Some(directory) = directory {
+            self.open_trial_log(directory, observer)?;
+        }
         let mut schedule = self.settings.sgd.schedule(self.settings.total_weight_steps());
         for _ in 0..self.settings.weight_steps_before(self.state.position.step) {
             schedule.step();
         }
         let feed = &mut self.training_batches();
+        let mut saved = Instant::now();
         while self.state.position.step < self.settings.total_steps() {
             let step = self.state.position.step;
             let interrupted = observer.interrupted();
-            if let Some(directory) = directory
-                && (interrupted || self.settings.checkpoint_before(step))
-            {
-                self.state.position.seconds += clock.elapsed().as_secs_f64();
-                clock = Instant::now();
-                self.state.save(&self.identity, directory)?;
+            if interrupted || self.settings.checkpoint_before(step, saved.elapsed()) {
+                self.save(directory, history.as_ref())?;
+                saved = Instant::now();
             }
             if interrupted {
                 return Ok(None);
@@ -271,9 +278,14 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
                 Step::Warmup => self.weight_step(Self::warmup_view, schedule.step().base(), feed)?,
                 Step::Weights => self.weight_step(Self::view_around_h, schedule.step().base(), feed)?,
                 Step::Nes => {
+                    if self.state.position.accuracy_at_start.is_none() {
+                        let architecture = self.candidate(&self.params())?;
+                        let accuracy = self.shared_accuracy(&architecture, "before H moves", observer)?;
+                        self.state.position.accuracy_at_start = Some(accuracy);
+                    }
                     let iteration = self.nes_iteration()?;
                     if let Some(history) = &mut history {
-                        history.append(&iteration)?;
+                        history.append(&iteration, &mut self.state.position.history)?;
                     }
                     let loss = iteration.loss.map_or("not finite".into(), |loss| format!("{loss:.3}"));
                     format!("loss at H {loss}, {:.3} of the budget", iteration.ratio)
@@ -284,22 +296,34 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
                 (self.work_before(self.state.position.step), self.work_before(self.settings.total_steps()));
             observer.progress(Progress { phase: "search", done, total, message });
         }
-        if let Some(directory) = directory {
-            self.state.position.seconds += clock.elapsed().as_secs_f64();
-            clock = Instant::now();
-            self.state.save(&self.identity, directory)?;
-        }
+        self.save(directory, history.as_ref())?;
         let Some((architecture, uniform_joint)) = self.conclude(observer)? else { return Ok(None) };
+        let accuracy_at_end = self.shared_accuracy(&architecture, "in the end", observer)?;
+        self.stop_clock();
         let trials = self.state.position.trials.clone();
-        let Position { images, evaluations, seconds, .. } = self.state.position;
-        let cost = SearchCost { images, evaluations, seconds: seconds + clock.elapsed().as_secs_f64() };
-        Ok(Some(Found { architecture, uniform_joint, trials, cost }))
+        let Position { images, evaluations, seconds, accuracy_at_start, .. } = self.state.position;
+        let cost = SearchCost { images, evaluations, seconds };
+        Ok(Some(Found { architecture, uniform_joint, trials, accuracy_at_start, accuracy_at_end, cost }))
+    }
+
+    /// Writes a checkpoint, if there is a directory for it. The records that it speaks of are on the disk before it.
+    fn save(&mut self, directory: Option<&Path>, history: Option<&History>) -> Result<(), CheckpointError> {
+        self.stop_clock();
+        let (Some(directory), Some(history)) = (directory, history) else { return Ok(()) };
+        history.sync()?;
+        self.state.save(&self.identity, directory)
+    }
+
+    /// Adds the time since the last call to the state's.
+    fn stop_clock(&mut self) {
+        self.state.position.seconds += self.clock.elapsed().as_secs_f64();
+        self.clock = Instant::now();
     }
 
     /// Work in the steps before a position, in forward passes of one image; a training step takes three.
     fn work_before(&self, position: usize) -> usize {
         let settings = &self.settings;
-        3 * settings.sgd.batch_size * settings.weight_steps_before(position)
+        3 * settings.sgd.batch_size * settings.views.count() * settings.weight_steps_before(position)
             + (settings.estimator.samples + 1) * settings.evaluation_batch * settings.nes_iterations_before(position)
     }
 
@@ -312,27 +336,6 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         let sgd = self.settings.sgd.clone();
         let plans = (0..steps).map(move |_| Plan::next(&mut order, sgd.batch_size, &sgd.augment, &mut augmentation));
         Feed::new(self.task.train, plans, self.task.normalization, &self.task.devices[0].clone().autodiff())
-    }
-
-    /// One step on the weights of a view.
-    fn weight_step(
-        &mut self,
-        draw: fn(&mut Self) -> Result<Architecture, SearchError>,
-        learning_rate: f64,
-        feed: &mut impl Iterator<Item = Result<Batch, DataError>>,
-    ) -> Result<String, SearchError> {
-        let architecture = draw(self)?;
-        let State { supernet, weight_optimizer, position, .. } = &mut self.state;
-        let sgd = &self.settings.sgd;
-        let data = feed.next().expect("a batch for each weight step")?;
-        // Where the feed was when it drew this batch, and where it is for the next one.
-        Plan::next(&mut position.training_order, sgd.batch_size, &sgd.augment, &mut position.augmentation);
-        let view = supernet.select(&architecture);
-        let (stepped, loss) = sgd.step(view, supernet.clone(), weight_optimizer, learning_rate, data);
-        *supernet = stepped;
-        position.images += sgd.batch_size as u64;
-        position.training_loss += 0.05 * (loss - position.training_loss);
-        Ok(format!("training loss {:.3}", position.training_loss))
     }
 
     /// A view of any resolution and depth up to the backbone's, with uneven channels, at the budget.

@@ -1,8 +1,11 @@
 //! What a search is told to do.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::trials::Trials;
+use super::weights::Views;
 use crate::budget::Penalty;
 use crate::estimator::{Estimator, Sampling};
 use crate::settings::{SettingsError, check};
@@ -58,10 +61,14 @@ pub struct SearchSettings {
     pub evaluation_batch: usize,
     /// Outer iterations between two checkpoints.
     pub checkpoint_every: usize,
+    /// Seconds after which a checkpoint is written in any case.
+    pub checkpoint_seconds: f64,
     /// The estimator of the gradient.
     pub estimator: Estimator,
     /// How the search is kept at the budget.
     pub constraint: Constraint,
+    /// The views in each weight step.
+    pub views: Views,
     /// How the shared weights are trained.
     pub sgd: SgdSettings,
 }
@@ -85,12 +92,14 @@ impl SearchSettings {
         check("search.weight_steps", self.weight_steps, 0..=10_000_000)?;
         check("search.nes_iterations", self.nes_iterations, 1..=10_000)?;
         self.trials.check()?;
+        self.views.check()?;
         check("search.sigma", self.sigma, 1e-3..=1e3)?;
         check("search.sigma_floor", self.sigma_floor, 0.0..=self.sigma)?;
         check("search.learning_rate", self.learning_rate, 0.0..=1e3)?;
         check("search.momentum", self.momentum, 0.0..=0.999)?;
         check("search.evaluation_batch", self.evaluation_batch, 2..=65_536)?;
         check("search.checkpoint_every", self.checkpoint_every, 1..=1_000_000)?;
+        check("search.checkpoint_seconds", self.checkpoint_seconds, 0.0..=1e9)?;
         check("search.estimator.samples", self.estimator.samples, 2..=100_000)?;
         if self.estimator.sampling == Sampling::Antithetic && self.estimator.samples % 2 == 1 {
             let found = self.estimator.samples;
@@ -123,8 +132,16 @@ impl SearchSettings {
         }
     }
 
-    /// Whether the step at a position begins an outer iteration before which a checkpoint is due.
-    pub(super) fn checkpoint_before(&self, position: usize) -> bool {
+    /// The same for any choice of checkpoints, which change no result.
+    pub(super) fn without_checkpoints(&self) -> Self {
+        Self { checkpoint_every: 1, checkpoint_seconds: 0.0, ..self.clone() }
+    }
+
+    /// Whether a checkpoint is due before the step at a position, some time after the last.
+    pub(super) fn checkpoint_before(&self, position: usize, since: Duration) -> bool {
+        if since.as_secs_f64() >= self.checkpoint_seconds {
+            return true;
+        }
         let outer = self.weight_steps + self.nes_iterations;
         match position.checked_sub(self.warmup_steps) {
             Some(after) => after % outer == 0 && (after / outer).is_multiple_of(self.checkpoint_every),

@@ -7,6 +7,7 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use super::surface::Surface;
+use super::trial_log::Made;
 use super::{Search, SearchError, least_finite};
 use crate::evaluate;
 use crate::observer::Observer;
@@ -135,34 +136,50 @@ impl<M: Backbone + 'static> Search<'_, M> {
             let values = architecture.values().to_vec();
             move |trial: &&Trial| (&trial.architecture, trial.epochs, trial.seed) == (&values, epochs, seed)
         };
-        let mut trainings = Vec::new();
-        for &seed in &seeds {
-            for (architecture, number) in architectures.iter().zip(1..) {
-                if self.state.position.trials.iter().find(of(architecture, seed)).is_none() {
-                    let (name, architecture) = (format!("candidate {number}"), architecture.clone());
-                    trainings.push(Training { name, architecture, seed });
-                }
-            }
-        }
-        let results = Mutex::new(vec![(f64::NAN, 0); trainings.len()]);
+        let missing: Vec<(&Architecture, u64)> = (seeds.iter())
+            .flat_map(|&seed| architectures.iter().map(move |architecture| (architecture, seed)))
+            .filter(|&(architecture, seed)| {
+                !self.state.position.trials.iter().any(|made| of(architecture, seed)(&made))
+            })
+            .collect();
+        let known = self.trial_log.made();
+        let waiting = missing
+            .iter()
+            .zip(1..)
+            .filter(|&(&(architecture, seed), _)| !known.iter().any(|made| of(architecture, seed)(&&made.trial)));
+        let trainings: Vec<Training> = waiting
+            .map(|(&(architecture, seed), number)| Training {
+                name: format!("candidate {number}"),
+                architecture: architecture.clone(),
+                seed,
+            })
+            .collect();
+        let made = Mutex::new(known);
         let done = |index: usize, trained: Trained<M>| {
             let batch = self.settings.evaluation_batch;
             // Where it was trained, which need not be the first device.
             let device = trained.model.devices().first().cloned().unwrap_or_default();
             let result = evaluate(&trained.model, task.evaluation, task.normalization, batch, &device)?;
-            results.lock().unwrap_or_else(PoisonError::into_inner)[index] = (result.loss, trained.images);
+            let Training { architecture, seed, .. } = &trainings[index];
+            let (architecture, loss) = (architecture.values().to_vec(), result.loss.is_finite().then_some(result.loss));
+            let one = Made { trial: Trial { architecture, epochs, seed: *seed, loss }, images: trained.images };
+            made.lock().unwrap_or_else(PoisonError::into_inner).push(one.clone());
+            self.trial_log.add(one, self.state.position.seconds + self.clock.elapsed().as_secs_f64())?;
             Ok::<_, SearchError>(())
         };
         if trainer.train_all(phase, &trainings, observer, done)?.is_none() {
             return Ok(None);
         }
+        let made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
         let position = &mut self.state.position;
-        let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-        for ((loss, images), Training { architecture, seed, .. }) in results.into_iter().zip(trainings) {
+        // In this order, whichever was over first.
+        for (architecture, seed) in missing {
+            let Some(Made { trial, images }) = made.iter().find(|made| of(architecture, seed)(&&made.trial)) else {
+                unreachable!("every training was finished")
+            };
             position.images += images + task.evaluation.len() as u64;
             position.evaluations += 1;
-            let (architecture, loss) = (architecture.values().to_vec(), loss.is_finite().then_some(loss));
-            position.trials.push(Trial { architecture, epochs, seed, loss });
+            position.trials.push(trial.clone());
         }
         let loss = |architecture, seed| {
             position.trials.iter().find(of(architecture, seed)).and_then(|trial| trial.loss).unwrap_or(f64::NAN)
@@ -175,71 +192,10 @@ impl<M: Backbone + 'static> Search<'_, M> {
 
 #[cfg(test)]
 mod tests {
-    use burn::module::Module;
-    use burn::tensor::{Device, Tensor};
-    use elastic_layers::{Elastic, ElasticConv2d, ElasticConv2dConfig, ElasticResize, SearchSpace, SpaceError};
-
     use super::*;
-    use crate::data::{ImageData, ImageSet, Normalization};
-    use crate::search::{Start, Task};
-    use crate::{Blueprint, Budget, Config, Estimator, Limits, Preset, SearchSettings};
-
-    /// Its loss is larger at a higher resolution, whatever its weights.
-    #[derive(Module, Elastic, Debug)]
-    struct Slope {
-        resize: ElasticResize,
-        conv: ElasticConv2d,
-    }
-
-    impl Slope {
-        fn new(space: &mut SearchSpace, device: &Device) -> Result<Self, SpaceError> {
-            let resize = ElasticResize::new(space.resolution("resolution", 28).range(14..=28).add()?);
-            let width = space.channels("width", 200).range(2..=300).add()?;
-            Ok(Self { resize, conv: ElasticConv2dConfig::new([1.into(), width], [1, 1]).init(device) })
-        }
-    }
-
-    impl Backbone for Slope {
-        fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-            let images = self.resize.forward(images);
-            let excess = 0.2 * (images.dims()[2] as f64 - 14.0);
-            let zero = self.conv.forward(images).mean_dims(&[1, 2, 3]).flatten::<2>(1, 3).mul_scalar(0.0);
-            // An eleventh class, which no image is of.
-            Tensor::cat(vec![zero.clone().repeat_dim(1, 10), zero.add_scalar(excess)], 1)
-        }
-    }
-
-    struct Setting {
-        blueprint: Blueprint<Slope>,
-        train: ImageSet,
-        evaluation: ImageSet,
-        normalization: Normalization,
-        devices: [Device; 1],
-        limits: Limits,
-    }
-
-    impl Setting {
-        fn new(budget: f64) -> Self {
-            let blueprint = Blueprint::new([1, 28, 28], Slope::new).expect("a network");
-            let (_, few) = ImageData::embedded().train.split_per_class(8, 1).expect("enough images");
-            let (train, evaluation) = few.split_per_class(4, 1).expect("enough images");
-            let normalization = Normalization::of(&train).expect("in memory");
-            let limits = blueprint.limits(Budget::Fraction(budget), &[]).expect("a cost");
-            Self { blueprint, train, evaluation, normalization, devices: [Device::default()], limits }
-        }
-
-        fn search(&self, change: impl Fn(&mut SearchSettings)) -> Search<'_, Slope> {
-            let Self { blueprint, train, evaluation, normalization, devices, limits } = self;
-            let task = Task { blueprint, train, evaluation, normalization, limits, devices };
-            let mut settings = Config::preset(Preset::Laptop).search;
-            settings.warmup_steps = 0;
-            settings.weight_steps = 0;
-            settings.evaluation_batch = 8;
-            settings.sgd.batch_size = 4;
-            change(&mut settings);
-            Search::new(task, &settings, 1).expect("a search")
-        }
-    }
+    use crate::Estimator;
+    use crate::search::Start;
+    use crate::search::test_setting::Setting;
 
     #[test]
     fn h_starts_at_the_rescaling_that_trials_find_best() {
