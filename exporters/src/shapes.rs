@@ -84,7 +84,10 @@ fn neutral(operation: &OperationIr) -> OperationIr {
         }
     }
     let mut neutral = operation.clone();
-    if let OperationIr::BaseFloat(BaseOperationIr::Slice(op)) = &mut neutral {
+    if let OperationIr::BaseFloat(BaseOperationIr::Slice(op))
+    | OperationIr::BaseInt(BaseOperationIr::Slice(op))
+    | OperationIr::BaseBool(BaseOperationIr::Slice(op)) = &mut neutral
+    {
         for (range, size) in op.ranges.iter_mut().zip(op.tensor.shape.iter()) {
             if range.start == 0 && range.step == 1 && range.bound_to(*size).end == Some(*size as isize) {
                 range.end = None;
