@@ -1,8 +1,7 @@
 //! Whole networks as users of Burn write them, each at random architectures: views, materialised and pinned networks,
 //! costs, training steps and exported files.
 //!
-//! A network is its structs and their plain forward, in a file of its own; [`case::Case`] is what is asked of all elastic
-//! ones. Five have Burn's own layers only, and are exported.
+//! A network is its structs and their plain forward, in a file of its own; [`case::Case`] is what is asked of all.
 
 #[path = "../../../elastic-layers/tests/common/mod.rs"]
 mod common;
@@ -10,13 +9,8 @@ mod common;
 mod onnx;
 
 mod case;
-mod convnext;
 mod decoder;
 mod densenet;
 mod mobilenet_v3;
 mod resnet;
 mod sequence;
-mod shuffle;
-mod twins;
-mod unet;
-mod vocoder;
