@@ -7,6 +7,7 @@
 //! that one list.
 
 mod cost;
+mod tensors;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -18,11 +19,12 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
 pub(crate) use cost::BYTES;
 pub use cost::{LayerCost, LayerKind};
+pub use tensors::{InputShapes, Tensors};
 
-/// A model's forward at one input shape.
+/// A model's forward at one shape of its inputs.
 #[derive(Clone, Debug)]
 pub struct CapturedModel {
-    /// The operations that the output depends on, in execution order. Initialisations of
+    /// The operations that the outputs depend on, in execution order. Initialisations of
     /// parameters and constants are not among them: see `values`.
     pub operations: Vec<OperationIr>,
     /// Concrete values of parameters and constants. A parameter that was initialised at random on
@@ -31,10 +33,10 @@ pub struct CapturedModel {
     /// The module path of every parameter and running statistic of the model, such as
     /// `blocks.0.conv.weight`.
     pub parameters: BTreeMap<TensorId, String>,
-    /// The tensor fed to the forward.
-    pub input: Boundary,
-    /// The tensor that the forward returned.
-    pub output: Boundary,
+    /// The tensors fed to the forward.
+    pub inputs: Vec<Boundary>,
+    /// The tensors that the forward returned.
+    pub outputs: Vec<Boundary>,
     producers: BTreeMap<TensorId, usize>,
 }
 
@@ -104,7 +106,7 @@ impl Drop for Loan {
     }
 }
 
-/// Captures `forward` of the model that `build` makes, for an input of `input_shape`.
+/// Captures `forward` of the model that `build` makes, for inputs of `input_shapes`.
 ///
 /// `build` gets the capture device. Initialising a model there copies no weights, which is the
 /// cheapest way to its shapes and cost; moving an existing one there keeps its values, for which
@@ -112,23 +114,24 @@ impl Drop for Loan {
 ///
 /// # Shapes
 ///
-/// - `input_shape`: `[batch, ...]`, for images `[batch, channels, height, width]`
+/// - `input_shapes`: `[batch, ...]`, for images `[batch, channels, height, width]`; for a forward of several inputs a
+///   tuple of shapes, of which `forward` gets a tuple of tensors
 ///
 /// # Errors
 ///
-/// When a dimension of `input_shape` is 0, when the output is not on the capture device, and when
+/// When a dimension of `input_shapes` is 0, when an output is not on the capture device, and when
 /// Burn rejects the graph.
 ///
 /// # Panics
 ///
 /// A panic of `build` or `forward` (a broken shape contract in the model) propagates.
-pub fn capture<const D: usize, const O: usize, M: Module>(
-    input_shape: [usize; D],
+pub fn capture<I: InputShapes, O: Tensors, M: Module>(
+    input_shapes: I,
     build: impl FnOnce(&Device) -> M,
-    forward: impl FnOnce(&M, Tensor<D>) -> Tensor<O>,
+    forward: impl FnOnce(&M, I::Tensors) -> O,
 ) -> Result<CapturedModel, CaptureError> {
-    if input_shape.contains(&0) {
-        return Err(CaptureError::EmptyInput { shape: input_shape.to_vec() });
+    if let Some(shape) = input_shapes.shapes().into_iter().find(|shape| shape.contains(&0)) {
+        return Err(CaptureError::EmptyInput { shape });
     }
     let loan = Loan::take();
     let device = loan.device();
@@ -137,26 +140,27 @@ pub fn capture<const D: usize, const O: usize, M: Module>(
         .capture_scope(|scope| -> CompletedCaptureScope {
             let model = build(&device);
             let names = ParameterNames::of(&model);
-            // Data registered with the device is accepted as a runtime input; a tensor that an
-            // operation creates would be recorded as a constant of the graph.
-            let input = Tensor::<D>::from_data(TensorData::zeros::<f32, _>(input_shape), &device);
-            let input_id = tensor_id(&input);
-            let output = forward(&model, input);
-            let shape = output.dims().to_vec();
-            let boundaries = input_id.and_then(|input| Ok((input, tensor_id(&output)?)));
+            let inputs = input_shapes.zeros(&device);
+            let input_ids = inputs.ids();
+            let outputs = forward(&model, inputs);
+            let shapes = outputs.shapes();
+            let boundaries = input_ids.and_then(|inputs| Ok((inputs, outputs.ids()?)));
             let completed = match &boundaries {
-                Ok((input, output)) => scope.complete([*input], [*output]),
+                // Burn wants each output once; a forward may return one twice.
+                Ok((inputs, outputs)) => scope.complete(inputs.clone(), BTreeSet::from_iter(outputs.clone())),
                 Err(_) => scope.complete([], []),
             };
-            recorded = Some(boundaries.map(|(input, output)| (names, input, output, shape)));
+            recorded = Some(boundaries.map(|(inputs, outputs)| (names, inputs, outputs, shapes)));
             completed
         })
         .map_err(|error| CaptureError::Rejected(error.to_string()))?;
-    let (parameters, input, output, output_shape) =
+    let (parameters, inputs, outputs, output_shapes) =
         recorded.unwrap_or_else(|| Err(CaptureError::Rejected("nothing was recorded".into())))?;
-    let input = Boundary { id: input, shape: input_shape.to_vec() };
-    let output = Boundary { id: output, shape: output_shape };
-    Ok(CapturedModel::pruned(graph.graph.operations, graph.values, parameters, input, output))
+    let boundaries = |ids: Vec<TensorId>, shapes: Vec<Vec<usize>>| -> Vec<Boundary> {
+        ids.into_iter().zip(shapes).map(|(id, shape)| Boundary { id, shape }).collect()
+    };
+    let (inputs, outputs) = (boundaries(inputs, input_shapes.shapes()), boundaries(outputs, output_shapes));
+    Ok(CapturedModel::pruned(graph.graph.operations, graph.values, parameters, inputs, outputs))
 }
 
 /// Captures `forward` of an existing model, with the values of its parameters.
@@ -166,41 +170,35 @@ pub fn capture<const D: usize, const O: usize, M: Module>(
 ///
 /// # Shapes
 ///
-/// - `input_shape`: `[batch, ...]`
+/// See [`capture`].
 ///
 /// # Errors
 ///
 /// See [`capture`].
-pub fn capture_model<const D: usize, const O: usize, M: Module>(
+pub fn capture_model<I: InputShapes, O: Tensors, M: Module>(
     model: &M,
-    input_shape: [usize; D],
-    forward: impl FnOnce(&M, Tensor<D>) -> Tensor<O>,
+    input_shapes: I,
+    forward: impl FnOnce(&M, I::Tensors) -> O,
 ) -> Result<CapturedModel, CaptureError> {
     // `to_device` moves running statistics in place, behind an `Arc` that clones share; `valid`
     // makes statistics of its own, and leaves autodiff, which a capture device cannot record.
     let snapshot = model.valid();
-    capture(input_shape, |device| snapshot.to_device(device), forward)
-}
-
-fn tensor_id<const D: usize>(tensor: &Tensor<D>) -> Result<TensorId, CaptureError> {
-    tensor
-        .clone()
-        .try_into_primitive::<CaptureBackend>()
-        .map(|primitive| primitive.id())
-        .map_err(|error| CaptureError::ForeignOutput { detail: format!("{error:?}") })
+    capture(input_shapes, |device| snapshot.to_device(device), forward)
 }
 
 impl CapturedModel {
-    /// Keeps what `output` depends on. Parameters are leaves, however they were initialised.
+    /// Keeps what the outputs depend on. Parameters are leaves, however they were initialised.
     fn pruned(
         operations: Vec<OperationIr>,
         mut values: BTreeMap<TensorId, TensorData>,
         parameters: BTreeMap<TensorId, String>,
-        input: Boundary,
-        output: Boundary,
+        inputs: Vec<Boundary>,
+        outputs: Vec<Boundary>,
     ) -> Self {
-        values.remove(&input.id);
-        let mut needed = BTreeSet::from([output.id]);
+        for input in &inputs {
+            values.remove(&input.id);
+        }
+        let mut needed: BTreeSet<TensorId> = outputs.iter().map(|output| output.id).collect();
         let mut kept = Vec::new();
         for operation in operations.into_iter().rev() {
             let leaf = matches!(operation, OperationIr::Init(_))
@@ -217,15 +215,15 @@ impl CapturedModel {
             .enumerate()
             .flat_map(|(index, operation)| operation.outputs().map(move |tensor| (tensor.id, index)))
             .collect();
-        Self { operations: kept, values, parameters, input, output, producers }
+        Self { operations: kept, values, parameters, inputs, outputs, producers }
     }
 
     /// The batch size that was captured.
     pub fn batch(&self) -> usize {
-        self.input.shape.first().copied().unwrap_or(1)
+        self.inputs.first().and_then(|input| input.shape.first()).copied().unwrap_or(1)
     }
 
-    /// The operation that computes `tensor`; none for the input, parameters and constants.
+    /// The operation that computes `tensor`; none for inputs, parameters and constants.
     pub fn producer(&self, tensor: TensorId) -> Option<&OperationIr> {
         self.producers.get(&tensor).map(|index| &self.operations[*index])
     }

@@ -83,7 +83,7 @@ fn layers_carry_names_shapes_and_exact_costs() {
     assert_eq!(layers[0].stride, [2, 2]);
     assert_eq!(layers[3].kind, LayerKind::TransposedConvolution);
     assert_eq!(layers[4].kind, LayerKind::Linear);
-    assert_eq!(captured.output.shape, [1, 5]);
+    assert_eq!(captured.outputs[0].shape, [1, 5]);
     assert_eq!(captured.macs(), Macs(STEM + DENSE + DEPTHWISE + UP + HEAD));
 }
 
@@ -102,7 +102,7 @@ fn the_batch_size_does_not_change_the_cost() {
     let seven = capture([7, 3, 8, 8], Net::new, Net::forward).expect("captures");
     assert_eq!(seven.macs(), one.macs());
     assert_eq!(seven.parameters(), one.parameters());
-    assert_eq!(seven.output.shape, [7, 5]);
+    assert_eq!(seven.outputs[0].shape, [7, 5]);
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn a_capture_within_a_capture_works() {
         },
         Net::forward,
     );
-    assert_eq!(outer.expect("captures").output.shape, [1, 5]);
+    assert_eq!(outer.expect("captures").outputs[0].shape, [1, 5]);
 }
 
 #[test]

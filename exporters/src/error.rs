@@ -11,6 +11,36 @@ pub enum ExportError {
     /// The forward could not be captured.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    /// The forward panicked: a broken shape contract in the model, or tensors of several devices.
+    #[error("the forward panicked while it was captured: {message}")]
+    Panic {
+        /// What the panic said.
+        message: String,
+    },
+    /// Names for other than all inputs or outputs.
+    #[error("names of {place}: expected {expected}, found {found}")]
+    Names {
+        /// `inputs` or `outputs`.
+        place: &'static str,
+        /// How many the forward has.
+        expected: usize,
+        /// How many names were given.
+        found: usize,
+    },
+    /// A constant has a value that is finite, and infinite in 16 bits.
+    #[error("constant `{name}`: expected values of at most 65504 for 16 bits, found {value}")]
+    TooLargeForHalf {
+        /// The parameter; empty for a number of the forward.
+        name: String,
+        /// The value.
+        value: f32,
+    },
+    /// A model could not be quantised.
+    #[error("cannot quantise the model: {0}")]
+    Quantize(String),
+    /// The graph is not what a file may hold: names that are repeated, or a fault of the exporter.
+    #[error("the graph is not valid: {0}")]
+    Structure(String),
     /// The forward does other things for another batch size, so one file cannot serve all of them.
     #[error(
         "the forward depends on the batch size in a way that a file with a symbolic batch cannot express: {detail}; \
@@ -37,7 +67,7 @@ pub enum ExportError {
         found: i64,
     },
     /// The file would be larger than a protobuf message can be.
-    #[error("the file would have {bytes} bytes, more than the 2 GiB that a protobuf message can have")]
+    #[error("expected at most 2 GiB of constants within a file, found {bytes} bytes")]
     TooLarge {
         /// Bytes of constants.
         bytes: usize,

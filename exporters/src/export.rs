@@ -1,70 +1,102 @@
 //! The exporter: a model and its forward in, an ONNX file out.
 
-use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::module::Module;
-use burn::tensor::Tensor;
 use elastic_layers::Macs;
-use elastic_layers::capture::{CapturedModel, capture_model};
+use elastic_layers::capture::{CapturedModel, InputShapes, Tensors, capture_model};
 
 use crate::error::ExportError;
 use crate::graph::{Graph, Node};
-use crate::lower::lower;
-use crate::passes::{clean, name_values};
-use crate::proto::{Header, encode};
+use crate::lower::{captured_operators, lower};
+use crate::model::OnnxModel;
+use crate::passes::{clean, name_values, to_half};
+use crate::proto::Header;
+use crate::runtime::panic_message;
 use crate::shapes::{self, Shapes};
+use crate::structure;
 
-const OPSETS: std::ops::RangeInclusive<i64> = 18..=21;
+const OPSETS: std::ops::RangeInclusive<i64> = 18..=23;
+
+/// Pairs of batch sizes at which a forward is captured until it is the same at both.
+const BATCHES: [[usize; 2]; 3] = [[2, 3], [5, 7], [61, 67]];
+
+/// The numbers that a file stores and computes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits. Inputs and outputs stay `f32` and are converted inside the file.
+    F16,
+}
 
 /// Exports Burn modules to ONNX.
 ///
-/// The file has one `f32` input and one `f32` output. Its metadata starts with `macs` (multiply-accumulates for one
-/// image) and `parameters` (as PyTorch counts the model, before batch norm was folded), unless the caller sets these
-/// keys. Two exports of one model are byte-identical.
+/// Inputs of the file are `f32`; outputs are too, or `i64` where the forward returns integers. Its metadata starts with
+/// `macs` (multiply-accumulates for one image) and `parameters` (as PyTorch counts the model, before batch norm was
+/// folded), unless the caller sets these keys. Two exports of one model are byte-identical.
 ///
 /// # Shapes
 ///
-/// - `input_shape`: `[batch, ...]`; with a symbolic batch, the default, the first entry is not looked at
+/// - `input_shapes`: `[batch, ...]`, or a tuple of such for a forward of several inputs, which gets a tuple of tensors;
+///   with a symbolic batch, the default, the first entries are not looked at
 #[derive(Clone, Debug)]
-pub struct OnnxExporter<const D: usize> {
-    input_shape: [usize; D],
+pub struct OnnxExporter<I> {
+    input_shapes: I,
     symbolic_batch: bool,
-    input_name: String,
-    output_name: String,
+    external_data: bool,
+    names: Option<[Vec<String>; 2]>,
     header: Header,
 }
 
-impl<const D: usize> OnnxExporter<D> {
-    /// An exporter for inputs of one shape: symbolic batch, opset 18, input `images`, output `logits`.
-    pub fn new(input_shape: [usize; D]) -> Self {
+impl<I: InputShapes> OnnxExporter<I> {
+    /// An exporter for inputs of given shapes: symbolic batch, opset 18, `f32`. The input is named `images` and the
+    /// output `logits`; several are `input_0`, `input_1`, and `output_0`, `output_1`.
+    pub fn new(input_shapes: I) -> Self {
         let header = Header {
             opset: *OPSETS.start(),
+            precision: Precision::F32,
             graph_name: "model".to_string(),
             doc: String::new(),
             producer: (env!("CARGO_PKG_NAME").to_string(), env!("CARGO_PKG_VERSION").to_string()),
             metadata: Vec::new(),
         };
-        let (input_name, output_name) = ("images".to_string(), "logits".to_string());
-        Self { input_shape, symbolic_batch: true, input_name, output_name, header }
+        Self { input_shapes, symbolic_batch: true, external_data: false, names: None, header }
     }
 
-    /// Whether the file takes any batch size (the default), or only that of the input shape.
+    /// Whether the file takes any batch size (the default), or only that of the input shapes.
     pub fn with_symbolic_batch(mut self, symbolic: bool) -> Self {
         self.symbolic_batch = symbolic;
         self
     }
 
-    /// The names of the input and the output.
-    pub fn with_names(mut self, input: impl Into<String>, output: impl Into<String>) -> Self {
-        (self.input_name, self.output_name) = (input.into(), output.into());
+    /// The names of all inputs and of all outputs, in their order.
+    pub fn with_names<A: Into<String>, B: Into<String>>(
+        mut self,
+        inputs: impl IntoIterator<Item = A>,
+        outputs: impl IntoIterator<Item = B>,
+    ) -> Self {
+        let (inputs, outputs) = (inputs.into_iter().map(Into::into), outputs.into_iter().map(Into::into));
+        self.names = Some([inputs.collect(), outputs.collect()]);
         self
     }
 
-    /// The version of the operator set, 18 to 21.
+    /// The version of the operator set, 18 to 23.
     pub fn with_opset(mut self, opset: i64) -> Self {
         self.header.opset = opset;
+        self
+    }
+
+    /// The numbers that the file stores and computes with: `f32` by default.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.header.precision = precision;
+        self
+    }
+
+    /// Whether large constants are in a second file, `NAME.data` beside `NAME`. Above 2 GiB they are in any case.
+    pub fn with_external_data(mut self, external: bool) -> Self {
+        self.external_data = external;
         self
     }
 
@@ -99,55 +131,83 @@ impl<const D: usize> OnnxExporter<D> {
     /// Exports what `forward` computes from the model in inference. The caller's model is not changed, and may be in
     /// training.
     ///
-    /// With a symbolic batch the forward is captured twice, at two batch sizes, to find the axes that follow it.
+    /// With a symbolic batch the forward is captured at two batch sizes, to find the axes that follow it.
     ///
     /// # Errors
     ///
-    /// All operations of the model that have no ONNX form, at once; a forward that cannot be captured or that depends
-    /// on the batch size; an opset outside 18 to 21.
-    ///
-    /// # Panics
-    ///
-    /// A panic of `forward` (a broken shape contract in the model) propagates.
-    pub fn export<const O: usize, M: Module>(
+    /// All operations of the model that have no ONNX form, at once; a forward that panics, cannot be captured, or
+    /// depends on the batch size; an opset outside 18 to 23; names that are too few, too many or repeated; with 16 bits
+    /// a constant that is too large for them.
+    pub fn export<M: Module, O: Tensors>(
         &self,
         model: &M,
-        forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
+        forward: impl Fn(&M, I::Tensors) -> O,
     ) -> Result<OnnxModel, ExportError> {
-        if !OPSETS.contains(&self.header.opset) {
-            let (min, max) = (*OPSETS.start(), *OPSETS.end());
-            return Err(ExportError::Opset { min, max, found: self.header.opset });
+        let opset = self.header.opset;
+        if !OPSETS.contains(&opset) {
+            return Err(ExportError::Opset { min: *OPSETS.start(), max: *OPSETS.end(), found: opset });
         }
         let (captured, shapes) = self.capture(model, forward)?;
+        let [input_names, output_names] = self.names(&captured)?;
         let mut graph = lower(&captured, &shapes)?;
-        clean(&mut graph);
-        if graph.producer(graph.output).is_none() {
-            add_identity(&mut graph);
+        clean(&mut graph, opset);
+        if self.header.precision == Precision::F16 {
+            to_half(&mut graph).map_err(|(name, value)| ExportError::TooLargeForHalf { name, value })?;
         }
-        name_values(&mut graph, &self.input_name, &self.output_name);
+        separate_outputs(&mut graph);
+        name_values(&mut graph, &input_names, &output_names);
+        structure::check(&graph).map_err(ExportError::Structure)?;
         let (macs, parameters) = (captured.macs(), captured.parameters());
         let header = self.header_with(macs, parameters);
-        Ok(OnnxModel { bytes: encode(&graph, &header)?, operators: graph.operators(), macs, parameters })
+        let captured = captured_operators(&captured);
+        Ok(OnnxModel { graph, header, external_data: self.external_data, captured, macs, parameters })
     }
 
-    fn capture<const O: usize, M: Module>(
+    fn capture<M: Module, O: Tensors>(
         &self,
         model: &M,
-        forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
+        forward: impl Fn(&M, I::Tensors) -> O,
     ) -> Result<(CapturedModel, Shapes), ExportError> {
-        let at = |batch: usize| {
-            let mut shape = self.input_shape;
-            shape[0] = batch;
-            capture_model(model, shape, &forward)
+        let at = |shapes: &I| {
+            // A forward that mixes devices, or breaks a shape contract, panics in Burn.
+            catch_unwind(AssertUnwindSafe(|| capture_model(model, shapes.clone(), &forward)))
+                .map_err(|payload| ExportError::Panic { message: panic_message(payload.as_ref()) })?
+                .map_err(ExportError::Capture)
         };
         if !self.symbolic_batch {
-            let captured = at(self.input_shape[0])?;
+            let captured = at(&self.input_shapes)?;
             let shapes = shapes::fixed(&captured);
             return Ok((captured, shapes));
         }
-        let captured = at(2)?;
-        let shapes = shapes::symbolic(&captured, &at(3)?)?;
-        Ok((captured, shapes))
+        // Burn chooses between forms of one product by its sizes, so two batch sizes may differ in form alone.
+        let mut result = Err(ExportError::BatchDependent { detail: String::new() });
+        for batches in BATCHES {
+            let [captured, other] = batches.map(|batch| at(&self.input_shapes.with_batch(batch)));
+            let captured = captured?;
+            result = shapes::symbolic(&captured, &other?).map(|shapes| (captured, shapes));
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    fn names(&self, captured: &CapturedModel) -> Result<[Vec<String>; 2], ExportError> {
+        let counts = [("inputs", captured.inputs.len()), ("outputs", captured.outputs.len())];
+        let Some(names) = &self.names else {
+            let numbered = |name: &str, count| (0..count).map(|index| format!("{name}_{index}")).collect();
+            let default = |count, alone: &str, name: &str| match count {
+                1 => vec![alone.to_string()],
+                _ => numbered(name, count),
+            };
+            return Ok([default(counts[0].1, "images", "input"), default(counts[1].1, "logits", "output")]);
+        };
+        for ((place, expected), names) in counts.into_iter().zip(names) {
+            if names.len() != expected {
+                return Err(ExportError::Names { place, expected, found: names.len() });
+            }
+        }
+        Ok(names.clone())
     }
 
     fn header_with(&self, macs: Macs, parameters: u64) -> Header {
@@ -163,72 +223,14 @@ impl<const D: usize> OnnxExporter<D> {
     }
 }
 
-/// A graph's output has to be computed by a node.
-fn add_identity(graph: &mut Graph) {
-    let dims = graph.dims(graph.output).to_vec();
-    let output = graph.add_value(dims);
-    graph.nodes.push(Node::new("Identity", [graph.output], output));
-    graph.output = output;
-}
-
-/// An exported model.
-#[derive(Clone, Debug)]
-pub struct OnnxModel {
-    bytes: Vec<u8>,
-    operators: BTreeMap<&'static str, usize>,
-    macs: Macs,
-    parameters: u64,
-}
-
-impl OnnxModel {
-    /// The bytes of the ONNX file.
-    pub fn to_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// How many nodes of each ONNX operator the graph has.
-    pub fn operators(&self) -> &BTreeMap<&'static str, usize> {
-        &self.operators
-    }
-
-    /// Multiply-accumulates of convolutions and linear layers for one image.
-    pub fn macs(&self) -> Macs {
-        self.macs
-    }
-
-    /// Trainable parameters of the model, as PyTorch counts them: before batch norm was folded.
-    pub fn parameters(&self) -> u64 {
-        self.parameters
-    }
-
-    /// Writes the file: to a temporary file beside it first, then renamed, so that a failure leaves what was there.
-    ///
-    /// # Errors
-    ///
-    /// [`ExportError::Write`] with what the operating system says.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), ExportError> {
-        let path = path.as_ref();
-        self.write(path).map_err(|source| ExportError::Write { path: path.to_owned(), source })
-    }
-
-    fn write(&self, path: &Path) -> std::io::Result<()> {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        // Whoever owns the directory knows by this name what a killed process left.
-        builder.prefix(".writing-");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // What a plain new file gets; the process's mask still applies.
-            builder.permissions(std::fs::Permissions::from_mode(0o666));
+/// Every output of a graph has to be computed by a node, and to be another value than the other outputs.
+fn separate_outputs(graph: &mut Graph) {
+    for place in 0..graph.outputs.len() {
+        let output = graph.outputs[place];
+        if graph.producer(output).is_none() || graph.outputs[..place].contains(&output) {
+            let copy = graph.add_value_of(graph.value(output).kind, graph.dims(output).to_vec());
+            graph.nodes.push(Node::new("Identity", [output], copy));
+            graph.outputs[place] = copy;
         }
-        let mut file = builder.tempfile_in(folder)?;
-        file.write_all(&self.bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::ArrayD;
 
-/// A value of a [`Graph`]: its input, a constant, or the output of a node.
+/// A value of a [`Graph`]: an input, a constant, or the output of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ValueId(usize);
 
@@ -25,11 +25,42 @@ impl Dim {
     }
 }
 
+/// What the elements of a value are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Numbers that the model computes with, in the precision of the file.
+    Float,
+    /// `f32` whatever the precision of the file is.
+    Float32,
+    /// `i64`.
+    Int,
+    Truth,
+    /// Stored integers of a quantised model.
+    U8,
+    I8,
+    I32,
+}
+
 /// What a constant holds. Integers are always vectors: shapes, axes, indices.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Constant {
     Float(ArrayD<f32>),
     Ints(Vec<i64>),
+    U8(ArrayD<u8>),
+    I8(ArrayD<i8>),
+    I32(Vec<i32>),
+}
+
+impl Constant {
+    pub(crate) fn shape(&self) -> Vec<usize> {
+        match self {
+            Self::Float(array) => array.shape().to_vec(),
+            Self::Ints(values) => vec![values.len()],
+            Self::U8(array) => array.shape().to_vec(),
+            Self::I8(array) => array.shape().to_vec(),
+            Self::I32(values) => vec![values.len()],
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -37,6 +68,7 @@ pub(crate) struct Value {
     /// Empty until [`name_values`](crate::passes::name_values) has run, except for constants that are parameters.
     pub(crate) name: String,
     pub(crate) dims: Vec<Dim>,
+    pub(crate) kind: Kind,
     pub(crate) constant: Option<Constant>,
 }
 
@@ -80,14 +112,6 @@ impl Node {
         self
     }
 
-    /// Whether the output holds truth values, not numbers.
-    pub(crate) fn is_truth(&self) -> bool {
-        matches!(
-            self.op,
-            "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "And" | "Or" | "Xor" | "Not"
-        )
-    }
-
     pub(crate) fn input(&self, index: usize) -> Option<ValueId> {
         self.inputs.get(index).copied().flatten()
     }
@@ -111,20 +135,22 @@ impl Node {
     }
 }
 
-/// Nodes over an arena of values, with one input and one output.
+/// Nodes over an arena of values.
 #[derive(Clone, Debug)]
 pub(crate) struct Graph {
     values: Vec<Value>,
     pub(crate) nodes: Vec<Node>,
-    pub(crate) input: ValueId,
-    pub(crate) output: ValueId,
+    pub(crate) inputs: Vec<ValueId>,
+    pub(crate) outputs: Vec<ValueId>,
 }
 
 impl Graph {
-    /// A graph that returns its input.
-    pub(crate) fn new(input_dims: Vec<Dim>) -> Self {
-        let input = Value { name: String::new(), dims: input_dims, constant: None };
-        Self { values: vec![input], nodes: Vec::new(), input: ValueId(0), output: ValueId(0) }
+    /// A graph without nodes that returns its inputs.
+    pub(crate) fn new(input_dims: Vec<Vec<Dim>>) -> Self {
+        let mut graph = Self { values: Vec::new(), nodes: Vec::new(), inputs: Vec::new(), outputs: Vec::new() };
+        graph.inputs = input_dims.into_iter().map(|dims| graph.add_value(dims)).collect();
+        graph.outputs.clone_from(&graph.inputs);
+        graph
     }
 
     pub(crate) fn value(&self, id: ValueId) -> &Value {
@@ -136,12 +162,15 @@ impl Graph {
     }
 
     pub(crate) fn add_value(&mut self, dims: Vec<Dim>) -> ValueId {
-        self.push(Value { name: String::new(), dims, constant: None })
+        self.add_value_of(Kind::Float, dims)
+    }
+
+    pub(crate) fn add_value_of(&mut self, kind: Kind, dims: Vec<Dim>) -> ValueId {
+        self.push(Value { name: String::new(), dims, kind, constant: None })
     }
 
     pub(crate) fn add_floats(&mut self, name: impl Into<String>, array: ArrayD<f32>) -> ValueId {
-        let dims = array.shape().iter().map(|size| Dim::Fixed(*size)).collect();
-        self.push(Value { name: name.into(), dims, constant: Some(Constant::Float(array)) })
+        self.add_constant(name.into(), Kind::Float, Constant::Float(array))
     }
 
     pub(crate) fn add_scalar(&mut self, value: f32) -> ValueId {
@@ -149,8 +178,12 @@ impl Graph {
     }
 
     pub(crate) fn add_ints(&mut self, values: Vec<i64>) -> ValueId {
-        let dims = vec![Dim::Fixed(values.len())];
-        self.push(Value { name: String::new(), dims, constant: Some(Constant::Ints(values)) })
+        self.add_constant(String::new(), Kind::Int, Constant::Ints(values))
+    }
+
+    pub(crate) fn add_constant(&mut self, name: String, kind: Kind, constant: Constant) -> ValueId {
+        let dims = constant.shape().into_iter().map(Dim::Fixed).collect();
+        self.push(Value { name, dims, kind, constant: Some(constant) })
     }
 
     fn push(&mut self, value: Value) -> ValueId {
@@ -187,6 +220,16 @@ impl Graph {
         if array.len() == 1 { array.first().copied() } else { None }
     }
 
+    /// The operand and the scalar of a node of two operands, one of which is a constant scalar.
+    pub(crate) fn with_scalar(&self, node: &Node) -> Option<(ValueId, f32)> {
+        let [Some(one), Some(other)] = node.inputs[..] else { return None };
+        match (self.scalar(one), self.scalar(other)) {
+            (None, Some(scalar)) => Some((one, scalar)),
+            (Some(scalar), None) => Some((other, scalar)),
+            _ => None,
+        }
+    }
+
     /// The node that computes a value.
     pub(crate) fn producer(&self, id: ValueId) -> Option<usize> {
         self.nodes.iter().position(|node| node.output == id)
@@ -195,7 +238,7 @@ impl Graph {
     /// The node that computes a value, where no one else needs that value.
     pub(crate) fn sole_producer(&self, id: ValueId) -> Option<usize> {
         let uses = self.nodes.iter().flat_map(|node| &node.inputs).filter(|input| **input == Some(id)).count();
-        if uses == 1 && id != self.output { self.producer(id) } else { None }
+        if uses == 1 && !self.outputs.contains(&id) { self.producer(id) } else { None }
     }
 
     /// Makes every reader of `old` read `new`.
@@ -205,8 +248,8 @@ impl Graph {
                 *input = Some(new);
             }
         }
-        if self.output == old {
-            self.output = new;
+        for output in self.outputs.iter_mut().filter(|output| **output == old) {
+            *output = new;
         }
     }
 

@@ -37,17 +37,29 @@ mod graph;
 #[cfg(feature = "burn")]
 mod lower;
 #[cfg(feature = "burn")]
+mod model;
+#[cfg(feature = "burn")]
+mod operators;
+#[cfg(feature = "burn")]
 mod passes;
 #[cfg(feature = "burn")]
 mod proto;
 #[cfg(feature = "burn")]
+mod quantize;
+#[cfg(feature = "burn")]
 mod shapes;
+#[cfg(feature = "burn")]
+mod structure;
 #[cfg(feature = "burn")]
 mod verify;
 
 #[cfg(feature = "burn")]
 pub use error::{ExportError, UnsupportedOperation};
 #[cfg(feature = "burn")]
-pub use export::{OnnxExporter, OnnxModel};
+pub use export::{OnnxExporter, Precision};
 #[cfg(feature = "burn")]
-pub use verify::{Reference, VerifyEntry, VerifyReport, reference, verify};
+pub use model::OnnxModel;
+#[cfg(feature = "burn")]
+pub use operators::{OPERATORS, Operator, operator_table};
+#[cfg(feature = "burn")]
+pub use verify::{Check, Reference, Tolerance, VerifyEntry, VerifyReport, random_reference, reference, verify};

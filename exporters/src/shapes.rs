@@ -15,7 +15,7 @@ pub(crate) type Shapes = BTreeMap<TensorId, Vec<Dim>>;
 /// The shapes at the captured batch size.
 pub(crate) fn fixed(captured: &CapturedModel) -> Shapes {
     let dims = |tensor: &TensorIr| tensor.shape.iter().map(|size| Dim::Fixed(*size)).collect();
-    tensors(captured).map(|tensor| (tensor.id, dims(tensor))).chain([input(captured, Dim::Fixed)]).collect()
+    tensors(captured).map(|tensor| (tensor.id, dims(tensor))).chain(inputs(captured, Dim::Fixed)).collect()
 }
 
 /// The shapes with every axis that scales with the batch size marked as such.
@@ -35,7 +35,7 @@ pub(crate) fn symbolic(captured: &CapturedModel, other: &CapturedModel) -> Resul
         );
         return Err(ExportError::BatchDependent { detail });
     }
-    let mut shapes = Shapes::from([input(captured, |_| Dim::Batch(1))]);
+    let mut shapes: Shapes = inputs(captured, |_| Dim::Batch(1)).collect();
     for (one, two) in captured.operations.iter().zip(&other.operations) {
         let mismatch = || ExportError::BatchDependent {
             detail: format!("at batch {} {one:?}, at batch {} {two:?}", batches.0, batches.1),
@@ -60,12 +60,14 @@ fn dim(sizes: (usize, usize), batches: (usize, usize)) -> Option<Dim> {
     (sizes == (factor * batches.0, factor * batches.1)).then_some(Dim::Batch(factor))
 }
 
-fn input(captured: &CapturedModel, batch: impl Fn(usize) -> Dim) -> (TensorId, Vec<Dim>) {
-    let mut dims: Vec<Dim> = captured.input.shape.iter().map(|size| Dim::Fixed(*size)).collect();
-    if let Some(first) = dims.first_mut() {
-        *first = batch(captured.batch());
-    }
-    (captured.input.id, dims)
+fn inputs(captured: &CapturedModel, batch: fn(usize) -> Dim) -> impl Iterator<Item = (TensorId, Vec<Dim>)> {
+    captured.inputs.iter().map(move |input| {
+        let mut dims: Vec<Dim> = input.shape.iter().map(|size| Dim::Fixed(*size)).collect();
+        if let (Some(first), Some(size)) = (dims.first_mut(), input.shape.first()) {
+            *first = batch(*size);
+        }
+        (input.id, dims)
+    })
 }
 
 fn tensors(captured: &CapturedModel) -> impl Iterator<Item = &TensorIr> {
@@ -82,7 +84,10 @@ fn neutral(operation: &OperationIr) -> OperationIr {
         }
     }
     let mut neutral = operation.clone();
-    if let OperationIr::BaseFloat(BaseOperationIr::Slice(op)) = &mut neutral {
+    if let OperationIr::BaseFloat(BaseOperationIr::Slice(op))
+    | OperationIr::BaseInt(BaseOperationIr::Slice(op))
+    | OperationIr::BaseBool(BaseOperationIr::Slice(op)) = &mut neutral
+    {
         for (range, size) in op.ranges.iter_mut().zip(op.tensor.shape.iter()) {
             if range.start == 0 && range.step == 1 && range.bound_to(*size).end == Some(*size as isize) {
                 range.end = None;

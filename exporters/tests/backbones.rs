@@ -44,7 +44,7 @@ fn check_random_architectures<M: Backbone>(
         let path = files.save(&format!("{name}_{index}"), &onnx);
         for model in [&small, &view] {
             let report = compare_within(tolerance, &path, model, input, M::forward);
-            assert!(report.passed(), "{name}, {architecture}: {report:#?}");
+            assert!(report.passed(), "{name}, {architecture}: {report}");
         }
         let of_view = OnnxExporter::new(input).export(&view, M::forward).expect("exports a view");
         assert_eq!(of_view.operators(), onnx.operators());

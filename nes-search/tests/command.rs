@@ -70,7 +70,19 @@ fn another_backbone_by_a_flag_or_by_the_configuration() {
     let refused = command(&train, directory.path());
     assert_tells(&String::from_utf8_lossy(&refused.stderr), &["another search space", "\"block1\""]);
     run(&[&train[..], &["--config", "my.toml"]].concat());
-    run(&["export", "trained"]);
+    let checklist = run(&["export", "trained", "--int8"]);
+    let checklist = String::from_utf8_lossy(&checklist.stdout);
+    let steps = [
+        "[x] captured",
+        "[x] lowered",
+        "[x] structure valid",
+        "[x] runs in rten",
+        "[x] equal in rten",
+        "[x] int8 in rten",
+    ];
+    assert_tells(&checklist, &steps);
+    assert!(!checklist.contains("[ ]"), "{checklist}");
+    assert!(directory.path().join("trained/model.int8.onnx").is_file());
     let onnx = fs::read(directory.path().join("trained/model.onnx")).unwrap();
     let text = String::from_utf8_lossy(&onnx);
     assert!(text.contains("blocks.12.mix.conv") && !text.contains("MobileNetV1"), "names of parameters");

@@ -1,15 +1,16 @@
 //! Arithmetic on elements.
 
 use burn::backend::ir::{
-    BinaryOpIr, BoolOperationIr, FloatOperationIr, MaskFillOpIr, MaskWhereOpIr, NumericOperationIr, OperationIr,
-    PadModeIr, PadOpIr, ScalarOpIr, TensorIr, UnaryOpIr,
+    BinaryOpIr, BoolOperationIr, CastOpIr, FloatOperationIr, IntOperationIr, MaskFillOpIr, MaskWhereOpIr,
+    NumericOperationIr, OperationIr, PadModeIr, PadOpIr, ScalarOpIr, TensorIr, UnaryOpIr,
 };
 
 use super::{Lowered, Lowering, float, linear, reduce, shape, unsupported, unsupported_because};
-use crate::graph::{Attribute, Dim, Node};
+use crate::graph::{Attribute, Dim, Node, ValueId};
 
-/// ONNX's number for 32-bit floats.
+/// ONNX's numbers for element types.
 const FLOAT: i64 = 1;
+const INT64: i64 = 7;
 
 pub(super) fn lower_numeric(lowering: &mut Lowering<'_>, op: &NumericOperationIr, module: Option<String>) -> Lowered {
     use NumericOperationIr as Op;
@@ -23,7 +24,6 @@ pub(super) fn lower_numeric(lowering: &mut Lowering<'_>, op: &NumericOperationIr
         Op::MulScalar(op) => scalar(lowering, "Mul", op),
         Op::DivScalar(op) => scalar(lowering, "Div", op),
         Op::PowiScalar(op) => scalar(lowering, "Pow", op),
-        Op::Powi(op) => binary(lowering, "Pow", &op.lhs, &op.rhs, &op.out, module),
         Op::Abs(op) => unary(lowering, "Abs", op),
         Op::Neg(op) => unary(lowering, "Neg", op),
         Op::Sign(op) => unary(lowering, "Sign", op),
@@ -38,6 +38,8 @@ pub(super) fn lower_numeric(lowering: &mut Lowering<'_>, op: &NumericOperationIr
         Op::Clamp(op) => clip(lowering, &op.tensor, Some(float(op.min)), Some(float(op.max)), &op.out),
         Op::ClampMin(op) => clip(lowering, &op.lhs, Some(float(op.rhs)), None, &op.out),
         Op::ClampMax(op) => clip(lowering, &op.lhs, None, Some(float(op.rhs)), &op.out),
+        Op::Rem(op) => remainder(lowering, op),
+        Op::RemScalar(op) => remainder_scalar(lowering, op),
         Op::Full(op) => shape::filled(lowering, &op.out, float(op.value)),
         Op::Pad(op) => pad(lowering, op),
         Op::MeanDim(op) => reduce::over_axis(lowering, "ReduceMean", op),
@@ -46,6 +48,16 @@ pub(super) fn lower_numeric(lowering: &mut Lowering<'_>, op: &NumericOperationIr
         Op::MinDim(op) => reduce::over_axis(lowering, "ReduceMin", op),
         Op::ProdDim(op) => reduce::over_axis(lowering, "ReduceProd", op),
         Op::SumDims(op) => reduce::over_axes(lowering, "ReduceSum", op),
+        Op::MaxAbsDim(op) => reduce::of_sizes_over_axis(lowering, op),
+        Op::MaxDimWithIndices(op) => reduce::with_places(lowering, ["ReduceMax", "ArgMax"], op),
+        Op::MinDimWithIndices(op) => reduce::with_places(lowering, ["ReduceMin", "ArgMin"], op),
+        Op::ArgMax(op) => reduce::place(lowering, "ArgMax", op),
+        Op::ArgMin(op) => reduce::place(lowering, "ArgMin", op),
+        Op::Mean(op) => reduce::over_everything(lowering, "ReduceMean", op),
+        Op::Sum(op) => reduce::over_everything(lowering, "ReduceSum", op),
+        Op::Max(op) => reduce::over_everything(lowering, "ReduceMax", op),
+        Op::Min(op) => reduce::over_everything(lowering, "ReduceMin", op),
+        Op::Prod(op) => reduce::over_everything(lowering, "ReduceProd", op),
         _ => unsupported(),
     }
 }
@@ -75,6 +87,8 @@ pub(super) fn lower_float(lowering: &mut Lowering<'_>, op: &FloatOperationIr, mo
         Op::Round(op) => unary(lowering, "Round", op),
         Op::Floor(op) => unary(lowering, "Floor", op),
         Op::Ceil(op) => unary(lowering, "Ceil", op),
+        Op::Trunc(op) => truncate(lowering, op),
+        Op::IntoInt(op) => cast(lowering, op, INT64),
         Op::PowfScalar(op) => scalar(lowering, "Pow", op),
         Op::Powf(op) => binary(lowering, "Pow", &op.lhs, &op.rhs, &op.out, module),
         _ => unsupported(),
@@ -89,12 +103,40 @@ pub(super) fn lower_bool(lowering: &mut Lowering<'_>, op: &BoolOperationIr) -> L
         Op::And(op) => comparison(lowering, "And", op),
         Op::Or(op) => comparison(lowering, "Or", op),
         Op::Xor(op) => comparison(lowering, "Xor", op),
-        Op::IntoFloat(op) => {
-            lowering.node("Cast", &[&op.input], &op.out, None)?.set("to", Attribute::Int(FLOAT));
-            Ok(())
-        }
+        Op::IntoFloat(op) => cast(lowering, op, FLOAT),
+        Op::IntoInt(op) => cast(lowering, op, INT64),
+    }
+}
+
+/// Operations on integers.
+pub(super) fn lower_int(lowering: &mut Lowering<'_>, op: &IntOperationIr) -> Lowered {
+    match op {
+        IntOperationIr::IntoFloat(op) => cast(lowering, op, FLOAT),
         _ => unsupported(),
     }
+}
+
+fn cast(lowering: &mut Lowering<'_>, op: &CastOpIr, to: i64) -> Lowered {
+    lowering.node("Cast", &[&op.input], &op.out, None)?.set("to", Attribute::Int(to));
+    Ok(())
+}
+
+/// The opposite of a comparison that ONNX has.
+pub(super) fn negated(lowering: &mut Lowering<'_>, operator: &'static str, op: &BinaryOpIr) -> Lowered {
+    let inputs = [lowering.input(&op.lhs)?, lowering.input(&op.rhs)?];
+    let same = lowering.truth(operator, inputs);
+    let output = lowering.output(&op.out);
+    lowering.push(Node::new("Not", [same], output));
+    Ok(())
+}
+
+/// The opposite of a comparison with a scalar.
+pub(super) fn negated_scalar(lowering: &mut Lowering<'_>, operator: &'static str, op: &ScalarOpIr) -> Lowered {
+    let inputs = [lowering.input(&op.lhs)?, lowering.scalar_like(&op.lhs, op.rhs)];
+    let same = lowering.truth(operator, inputs);
+    let output = lowering.output(&op.out);
+    lowering.push(Node::new("Not", [same], output));
+    Ok(())
 }
 
 /// Of two tensors without parameters.
@@ -108,21 +150,75 @@ pub(super) fn mask_where(lowering: &mut Lowering<'_>, op: &MaskWhereOpIr) -> Low
 
 pub(super) fn mask_fill(lowering: &mut Lowering<'_>, op: &MaskFillOpIr) -> Lowered {
     let (mask, tensor) = (lowering.input(&op.mask)?, lowering.input(&op.tensor)?);
-    let value = lowering.graph.add_scalar(float(op.value));
+    let value = lowering.scalar_like(&op.tensor, op.value);
     let output = lowering.output(&op.out);
     lowering.push(Node::new("Where", [mask, value, tensor], output));
     Ok(())
 }
 
-/// `Softplus` is `log(1 + exp(x))`. There is no other way to write `log(1 + y)` that keeps a small `y`.
+/// `Softplus` is `log(1 + exp(x))`. Otherwise, with `u = 1 + x` as rounded: `log(u) * x / (u - 1)`, in which the
+/// rounding of `u` cancels out, and `x` where `u` is 1.
 fn log1p(lowering: &mut Lowering<'_>, op: &UnaryOpIr) -> Lowered {
-    match lowering.captured.producer(op.input.id) {
-        Some(OperationIr::Float(_, FloatOperationIr::Exp(exp))) => {
-            let exponent = exp.input.clone();
-            lowering.node("Softplus", &[&exponent], &op.out, None).map(|_| ())
-        }
-        _ => unsupported_because("log1p of what is no exp"),
+    if let Some(OperationIr::Float(_, FloatOperationIr::Exp(exp))) = lowering.captured.producer(op.input.id) {
+        let exponent = exp.input.clone();
+        return lowering.node("Softplus", &[&exponent], &op.out, None).map(|_| ());
     }
+    let x = lowering.input(&op.input)?;
+    let one = lowering.graph.add_scalar(1.0);
+    let rounded = lowering.step("Add", [x, one]);
+    let excess = lowering.step("Sub", [rounded, one]);
+    let correction = lowering.step("Div", [x, excess]);
+    let log = lowering.step("Log", [rounded]);
+    let corrected = lowering.step("Mul", [log, correction]);
+    let tiny = lowering.truth("Equal", [rounded, one]);
+    let output = lowering.output(&op.out);
+    lowering.push(Node::new("Where", [tiny, x, corrected], output));
+    Ok(())
+}
+
+/// `sign(x) * floor(|x|)`
+fn truncate(lowering: &mut Lowering<'_>, op: &UnaryOpIr) -> Lowered {
+    let x = lowering.input(&op.input)?;
+    let size = lowering.step("Abs", [x]);
+    let whole = lowering.step("Floor", [size]);
+    let sign = lowering.step("Sign", [x]);
+    let output = lowering.output(&op.out);
+    lowering.push(Node::new("Mul", [whole, sign], output));
+    Ok(())
+}
+
+/// C's remainder, moved by one divisor where its sign is not the divisor's.
+fn remainder(lowering: &mut Lowering<'_>, op: &BinaryOpIr) -> Lowered {
+    let (x, divisor) = (lowering.input(&op.lhs)?, lowering.input(&op.rhs)?);
+    let rest = modulo(lowering, x, divisor, &op.out);
+    let zero = lowering.graph.add_scalar(0.0);
+    let [below, divisor_below] = [rest, divisor].map(|value| lowering.truth("Less", [value, zero]));
+    let other_sign = lowering.truth("Xor", [below, divisor_below]);
+    let exact = lowering.truth("Equal", [rest, zero]);
+    let inexact = lowering.truth("Not", [exact]);
+    let moves = lowering.truth("And", [other_sign, inexact]);
+    moved(lowering, moves, [rest, divisor], &op.out)
+}
+
+fn remainder_scalar(lowering: &mut Lowering<'_>, op: &ScalarOpIr) -> Lowered {
+    let (x, divisor) = (lowering.input(&op.lhs)?, lowering.scalar_like(&op.lhs, op.rhs));
+    let rest = modulo(lowering, x, divisor, &op.out);
+    let zero = lowering.graph.add_scalar(0.0);
+    let moves = lowering.truth(if float(op.rhs) < 0.0 { "Greater" } else { "Less" }, [rest, zero]);
+    moved(lowering, moves, [rest, divisor], &op.out)
+}
+
+fn modulo(lowering: &mut Lowering<'_>, x: ValueId, divisor: ValueId, out: &TensorIr) -> ValueId {
+    let rest = lowering.graph.add_value(lowering.dims(out));
+    lowering.push(Node::new("Mod", [x, divisor], rest).with("fmod", Attribute::Int(1)));
+    rest
+}
+
+fn moved(lowering: &mut Lowering<'_>, moves: ValueId, [rest, divisor]: [ValueId; 2], out: &TensorIr) -> Lowered {
+    let moved = lowering.step("Add", [rest, divisor]);
+    let output = lowering.output(out);
+    lowering.push(Node::new("Where", [moves, moved, rest], output));
+    Ok(())
 }
 
 fn binary(
@@ -142,7 +238,7 @@ pub(super) fn unary(lowering: &mut Lowering<'_>, operator: &'static str, op: &Un
 
 pub(super) fn scalar(lowering: &mut Lowering<'_>, operator: &'static str, op: &ScalarOpIr) -> Lowered {
     let input = lowering.input(&op.lhs)?;
-    let scalar = lowering.graph.add_scalar(float(op.rhs));
+    let scalar = lowering.scalar_like(&op.lhs, op.rhs);
     let output = lowering.output(&op.out);
     lowering.push(Node::new(operator, [input, scalar], output));
     Ok(())

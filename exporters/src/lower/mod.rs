@@ -7,6 +7,7 @@ mod linear;
 mod normalization;
 mod pool;
 mod reduce;
+mod resample;
 mod resize;
 mod shape;
 
@@ -19,7 +20,7 @@ use elastic_layers::capture::CapturedModel;
 use ndarray::{ArrayD, IxDyn};
 
 use crate::error::{ExportError, UnsupportedOperation};
-use crate::graph::{Constant, Dim, Graph, Node, ValueId};
+use crate::graph::{Constant, Dim, Graph, Kind, Node, ValueId};
 use crate::shapes::Shapes;
 
 pub(crate) use shape::reshape_target;
@@ -30,9 +31,9 @@ pub(crate) use shape::reshape_target;
 ///
 /// All operations without an ONNX form, at once; a parameter without values.
 pub(crate) fn lower(captured: &CapturedModel, shapes: &Shapes) -> Result<Graph, ExportError> {
-    let input = shapes.get(&captured.input.id).cloned().unwrap_or_default();
-    let graph = Graph::new(input);
-    let values = BTreeMap::from([(captured.input.id, graph.input)]);
+    let inputs = captured.inputs.iter().map(|input| shapes.get(&input.id).cloned().unwrap_or_default());
+    let graph = Graph::new(inputs.collect());
+    let values = captured.inputs.iter().map(|input| input.id).zip(graph.inputs.iter().copied()).collect();
     let mut lowering = Lowering { captured, shapes, graph, values, origins: BTreeMap::new() };
     let mut unsupported = Vec::new();
     for (place, operation) in captured.operations.iter().enumerate() {
@@ -59,11 +60,8 @@ pub(crate) fn lower(captured: &CapturedModel, shapes: &Shapes) -> Result<Graph, 
     if !unsupported.is_empty() {
         return Err(ExportError::Unsupported(unsupported));
     }
-    let output = lowering.values.get(&captured.output.id).copied();
-    lowering.graph.output = match output {
-        Some(output) => output,
-        None => lowering.constant(captured.output.id, "").map_err(|_| ExportError::NoValues("output".to_string()))?,
-    };
+    lowering.graph.outputs =
+        captured.outputs.iter().map(|output| lowering.result(output.id)).collect::<Result<_, _>>()?;
     Ok(lowering.graph)
 }
 
@@ -99,18 +97,16 @@ pub(crate) struct Lowering<'a> {
 impl Lowering<'_> {
     fn operation(&mut self, operation: &OperationIr, module: Option<String>) -> Lowered {
         match operation {
-            OperationIr::BaseFloat(op) => shape::lower(self, op, module),
+            OperationIr::BaseFloat(op) | OperationIr::BaseInt(op) | OperationIr::BaseBool(op) => {
+                shape::lower(self, op, module)
+            }
             OperationIr::NumericFloat(_, op) => elementwise::lower_numeric(self, op, module),
             OperationIr::Float(_, op) => elementwise::lower_float(self, op, module),
             OperationIr::Activation(op) => activation::lower(self, op, module),
             OperationIr::Module(op) => self.module_operation(op, module),
             OperationIr::Bool(op) => elementwise::lower_bool(self, op),
-            OperationIr::BaseInt(_)
-            | OperationIr::BaseBool(_)
-            | OperationIr::NumericInt(..)
-            | OperationIr::Int(_)
-            | OperationIr::Custom(_)
-            | OperationIr::Distributed(_) => unsupported(),
+            OperationIr::Int(op) => elementwise::lower_int(self, op),
+            OperationIr::NumericInt(..) | OperationIr::Custom(_) | OperationIr::Distributed(_) => unsupported(),
             OperationIr::Init(_) | OperationIr::Drop(_) => Ok(()),
         }
     }
@@ -122,7 +118,6 @@ impl Lowering<'_> {
             Op::Conv2d(op) => convolution::conv2d(self, op, module),
             Op::ConvTranspose1d(op) => convolution::conv_transpose1d(self, op, module),
             Op::ConvTranspose2d(op) => convolution::conv_transpose2d(self, op, module),
-            Op::Linear(op) => linear::linear(self, op, module),
             Op::BatchNorm(op) => normalization::batch_norm(self, op, module),
             Op::LayerNorm(op) => normalization::layer_norm(self, op, module),
             Op::AvgPool1d(op) => pool::avg_pool1d(self, op),
@@ -147,6 +142,14 @@ impl Lowering<'_> {
         }
     }
 
+    /// The value of an output of the model: of a node, an input, or a constant.
+    fn result(&mut self, id: TensorId) -> Result<ValueId, ExportError> {
+        match self.values.get(&id) {
+            Some(value) => Ok(*value),
+            None => self.constant(id, "").map_err(|_| ExportError::NoValues("output".to_string())),
+        }
+    }
+
     fn constant(&mut self, id: TensorId, name: &str) -> Lowered<ValueId> {
         let Some(data) = self.captured.values.get(&id) else {
             return Err(Failure::NoValues(name.to_string()));
@@ -154,7 +157,7 @@ impl Lowering<'_> {
         let value = match constant_of(data) {
             Some(Constant::Float(array)) => self.graph.add_floats(name, array),
             Some(Constant::Ints(values)) => self.graph.add_ints(values),
-            None => return unsupported_because(format!("a constant of {:?}", data.dtype())),
+            _ => return unsupported_because(format!("a constant of {:?}", data.dtype())),
         };
         self.values.insert(id, value);
         Ok(value)
@@ -165,7 +168,7 @@ impl Lowering<'_> {
         if let Some(value) = self.values.get(&tensor.id) {
             return *value;
         }
-        let value = self.graph.add_value(self.dims(tensor));
+        let value = self.graph.add_value_of(kind_of(tensor.dtype), self.dims(tensor));
         self.values.insert(tensor.id, value);
         value
     }
@@ -193,6 +196,32 @@ impl Lowering<'_> {
         Ok(self.push(Node::new(op, inputs, output).within(module)))
     }
 
+    /// Adds a node of one operator whose result is an intermediate number, broadcast from its inputs.
+    pub(crate) fn step(&mut self, op: &'static str, inputs: impl IntoIterator<Item = ValueId>) -> ValueId {
+        self.intermediate(Kind::Float, op, inputs)
+    }
+
+    /// Adds a node of one operator whose result is an intermediate truth value, broadcast from its inputs.
+    pub(crate) fn truth(&mut self, op: &'static str, inputs: impl IntoIterator<Item = ValueId>) -> ValueId {
+        self.intermediate(Kind::Truth, op, inputs)
+    }
+
+    fn intermediate(&mut self, kind: Kind, op: &'static str, inputs: impl IntoIterator<Item = ValueId>) -> ValueId {
+        let inputs: Vec<ValueId> = inputs.into_iter().collect();
+        let dims = inputs.iter().fold(Vec::new(), |dims, input| broadcast(&dims, self.graph.dims(*input)));
+        let output = self.graph.add_value_of(kind, dims);
+        self.push(Node::new(op, inputs, output));
+        output
+    }
+
+    /// A scalar operand of the element type of the tensor beside it.
+    pub(crate) fn scalar_like(&mut self, tensor: &TensorIr, scalar: ScalarIr) -> ValueId {
+        match kind_of(tensor.dtype) {
+            Kind::Int => self.graph.add_ints(vec![scalar.elem::<i64>()]),
+            _ => self.graph.add_scalar(float(scalar)),
+        }
+    }
+
     pub(crate) fn push(&mut self, node: Node) -> &mut Node {
         let index = self.graph.nodes.len();
         self.graph.nodes.push(node);
@@ -216,6 +245,17 @@ impl Lowering<'_> {
     }
 }
 
+/// The axes of two values joined element by element.
+fn broadcast(one: &[Dim], other: &[Dim]) -> Vec<Dim> {
+    let (long, short) = if one.len() >= other.len() { (one, other) } else { (other, one) };
+    let lead = long.len() - short.len();
+    let joined = |axis: usize, dim: &Dim| match axis.checked_sub(lead).map(|axis| short[axis]) {
+        Some(other) if *dim == Dim::Fixed(1) => other,
+        _ => *dim,
+    };
+    long.iter().enumerate().map(|(axis, dim)| joined(axis, dim)).collect()
+}
+
 /// A scalar operand as the `f32` that the runtimes compute with.
 pub(crate) fn float(scalar: ScalarIr) -> f32 {
     scalar.elem::<f32>()
@@ -223,6 +263,14 @@ pub(crate) fn float(scalar: ScalarIr) -> f32 {
 
 pub(crate) fn ints(sizes: &[usize]) -> Vec<i64> {
     sizes.iter().map(|size| *size as i64).collect()
+}
+
+fn kind_of(dtype: DType) -> Kind {
+    match dtype {
+        dtype if dtype.is_float() => Kind::Float,
+        dtype if dtype.is_bool() => Kind::Truth,
+        _ => Kind::Int,
+    }
 }
 
 fn constant_of(data: &TensorData) -> Option<Constant> {
@@ -234,6 +282,15 @@ fn constant_of(data: &TensorData) -> Option<Constant> {
         DType::I64 | DType::I32 if data.rank() == 1 => Some(Constant::Ints(data.iter::<i64>().collect())),
         _ => None,
     }
+}
+
+/// How many operations of each kind a forward was captured as.
+pub(crate) fn captured_operators(captured: &CapturedModel) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for operation in &captured.operations {
+        *counts.entry(name_of(operation)).or_default() += 1;
+    }
+    counts
 }
 
 /// `NumericFloat(CumSum)` of an operation's debug form, without its operands.

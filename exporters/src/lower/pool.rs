@@ -1,8 +1,9 @@
 //! Pooling.
 
 use burn::backend::ir::{AvgPool1dOpIr, AvgPool2dOpIr, MaxPool1dOpIr, MaxPool2dOpIr, TensorIr};
+use burn::tensor::module::adaptive_avg_pool2d;
 
-use super::{Lowered, Lowering, ints, unsupported_because};
+use super::{Lowered, Lowering, ints, resample, unsupported_because};
 use crate::graph::Attribute;
 
 /// One entry per spatial axis.
@@ -111,23 +112,32 @@ fn pool(
     Ok(())
 }
 
-/// Global when the output has one element per channel; otherwise windows of equal size, if they divide the input.
+/// Global when the output has one element per channel; windows of equal size if they divide the input; otherwise windows
+/// that overlap, as a matrix per axis.
 pub(super) fn adaptive_avg_pool(lowering: &mut Lowering<'_>, x: &TensorIr, out: &TensorIr) -> Lowered {
     let (input, output) = (&x.shape[2..], &out.shape[2..]);
     if output.iter().all(|size| *size == 1) {
         return lowering.node("GlobalAveragePool", &[x], out, None).map(|_| ());
     }
-    if input == output {
-        let value = lowering.input(x)?;
-        lowering.alias(out, value);
-        return Ok(());
-    }
     if input.iter().zip(output).any(|(input, output)| !input.is_multiple_of(*output)) {
-        return unsupported_because(format!("an adaptive average pool from {input:?} to {output:?}: windows overlap"));
+        return overlapping(lowering, x, out);
     }
     let kernel: Vec<usize> = input.iter().zip(output).map(|(input, output)| input / output).collect();
     let node = lowering.node("AveragePool", &[x], out, None)?;
     node.set("kernel_shape", Attribute::Ints(ints(&kernel)));
     node.set("strides", Attribute::Ints(ints(&kernel)));
+    Ok(())
+}
+
+fn overlapping(lowering: &mut Lowering<'_>, x: &TensorIr, out: &TensorIr) -> Lowered {
+    let mut value = lowering.input(x)?;
+    for axis in 2..x.shape.len() {
+        let (inputs, outputs) = (x.shape[axis], out.shape[axis]);
+        if inputs != outputs {
+            let matrix = resample::matrix(inputs, outputs, |units| adaptive_avg_pool2d(units, [outputs, 1]))?;
+            value = resample::along(lowering, value, axis, matrix);
+        }
+    }
+    lowering.alias(out, value);
     Ok(())
 }

@@ -1,13 +1,15 @@
 //! Interpolation to another height and width.
 
 use burn::backend::ir::{InterpolateModeIr, InterpolateOpIr};
+use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 
-use super::{Lowered, Lowering, unsupported_because};
-use crate::graph::{Attribute, Dim, Node};
+use super::{Lowered, Lowering, resample};
+use crate::graph::{Attribute, Dim, Kind, Node};
 
 /// `Resize` by `scales`: `sizes` would have to name the batch size, and the `axes` attribute that avoids that is not
 /// known to every runtime. A runtime computes the output size as `floor(input * scale)`, so the scale is
-/// chosen among the neighbours of `output / input` to give exactly the captured size.
+/// chosen among the neighbours of `output / input` to give exactly the captured size. Modes that runtimes lack or compute
+/// in other ways are products with a matrix per axis.
 pub(super) fn interpolate(lowering: &mut Lowering<'_>, op: &InterpolateOpIr) -> Lowered {
     let input = [op.x.shape[2], op.x.shape[3]];
     let align = op.options.align_corners;
@@ -15,15 +17,19 @@ pub(super) fn interpolate(lowering: &mut Lowering<'_>, op: &InterpolateOpIr) -> 
         (InterpolateModeIr::Bilinear, false) => ("linear", "half_pixel", None),
         (InterpolateModeIr::Bilinear, true) => ("linear", "align_corners", None),
         (InterpolateModeIr::Nearest, _) => ("nearest", "asymmetric", Some("floor")),
-        (mode, _) => return unsupported_because(format!("interpolation mode {mode:?}")),
+        (InterpolateModeIr::NearestExact | InterpolateModeIr::Bicubic | InterpolateModeIr::Lanczos3, _) => {
+            return by_matrices(lowering, op);
+        }
     };
     let is_nearest = nearest.is_some();
     let scales = [0, 1].map(|axis| scale(input[axis], op.output_size[axis], is_nearest));
     let [Some(height), Some(width)] = scales else {
-        return if is_nearest { gather(lowering, op) } else { unsupported_because("no scale gives the size in f32") };
+        return if is_nearest { gather(lowering, op) } else { by_matrices(lowering, op) };
     };
     let x = lowering.input(&op.x)?;
     let scales = lowering.graph.add_floats("", ndarray::arr1(&[1.0, 1.0, height, width]).into_dyn());
+    // In files of any precision.
+    lowering.graph.value_mut(scales).kind = Kind::Float32;
     let output = lowering.output(&op.out);
     let mut node = Node::new("Resize", [x], output)
         .with("coordinate_transformation_mode", Attribute::Text(coordinates))
@@ -33,6 +39,27 @@ pub(super) fn interpolate(lowering: &mut Lowering<'_>, op: &InterpolateOpIr) -> 
         node.set("nearest_mode", Attribute::Text(nearest));
     }
     lowering.push(node);
+    Ok(())
+}
+
+fn by_matrices(lowering: &mut Lowering<'_>, op: &InterpolateOpIr) -> Lowered {
+    let mode = match op.options.mode {
+        InterpolateModeIr::Nearest => InterpolateMode::Nearest,
+        InterpolateModeIr::NearestExact => InterpolateMode::NearestExact,
+        InterpolateModeIr::Bilinear => InterpolateMode::Bilinear,
+        InterpolateModeIr::Bicubic => InterpolateMode::Bicubic,
+        InterpolateModeIr::Lanczos3 => InterpolateMode::Lanczos3,
+    };
+    let options = InterpolateOptions::new(mode).with_align_corners(op.options.align_corners);
+    let mut value = lowering.input(&op.x)?;
+    for (axis, outputs) in [2, 3].into_iter().zip(op.output_size) {
+        let inputs = op.x.shape[axis];
+        let to_size = options.clone().with_output_size([outputs, 1]);
+        let matrix =
+            resample::matrix(inputs, outputs, |units| burn::tensor::module::interpolate(units, to_size.clone()))?;
+        value = resample::along(lowering, value, axis, matrix);
+    }
+    lowering.alias(&op.out, value);
     Ok(())
 }
 

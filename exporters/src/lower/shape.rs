@@ -1,10 +1,12 @@
 //! Operations that pick, move or make elements.
 
-use burn::backend::ir::{BaseOperationIr, CatOpIr, RepeatDimOpIr, SelectOpIr, ShapeOpIr, SliceOpIr, TensorIr};
+use burn::backend::ir::{
+    BaseOperationIr, CatOpIr, FlipOpIr, RepeatDimOpIr, SelectOpIr, ShapeOpIr, SliceOpIr, TensorIr,
+};
 use ndarray::{ArrayD, IxDyn};
 
-use super::{Lowered, Lowering, elementwise, ints, unsupported, unsupported_because};
-use crate::graph::{Attribute, Dim, Node};
+use super::{Lowered, Lowering, elementwise, ints, kind_of, unsupported, unsupported_because};
+use crate::graph::{Attribute, Dim, Kind, Node, ValueId};
 
 pub(super) fn lower(lowering: &mut Lowering<'_>, op: &BaseOperationIr, module: Option<String>) -> Lowered {
     use BaseOperationIr as Op;
@@ -16,6 +18,7 @@ pub(super) fn lower(lowering: &mut Lowering<'_>, op: &BaseOperationIr, module: O
             transpose(lowering, &op.input, &op.out, &axes, module)
         }
         Op::Permute(op) => transpose(lowering, &op.input, &op.out, &op.axes, module),
+        Op::Flip(op) => flip(lowering, op, module),
         Op::Slice(op) => slice(lowering, op, module),
         Op::Expand(op) => expand(lowering, op, module),
         Op::RepeatDim(op) => repeat(lowering, op, module),
@@ -23,14 +26,11 @@ pub(super) fn lower(lowering: &mut Lowering<'_>, op: &BaseOperationIr, module: O
         Op::Select(op) => select(lowering, op, module),
         Op::Equal(op) => elementwise::comparison(lowering, "Equal", op),
         Op::EqualElem(op) => elementwise::scalar(lowering, "Equal", op),
+        Op::NotEqual(op) => elementwise::negated(lowering, "Equal", op),
+        Op::NotEqualElem(op) => elementwise::negated_scalar(lowering, "Equal", op),
         Op::MaskWhere(op) => elementwise::mask_where(lowering, op),
         Op::MaskFill(op) => elementwise::mask_fill(lowering, op),
-        Op::Cast(op) if op.input.dtype == op.out.dtype => {
-            let value = lowering.input(&op.input)?;
-            lowering.alias(&op.out, value);
-            Ok(())
-        }
-        Op::Zeros(op) | Op::Empty(op) => filled(lowering, &op.out, 0.0),
+        Op::Zeros(op) => filled(lowering, &op.out, 0.0),
         Op::Ones(op) => filled(lowering, &op.out, 1.0),
         _ => unsupported(),
     }
@@ -69,54 +69,112 @@ fn transpose(
     Ok(())
 }
 
+/// What a slice takes of the axes that it cuts.
+#[derive(Default)]
+struct Cuts {
+    starts: Vec<i64>,
+    ends: Vec<i64>,
+    axes: Vec<i64>,
+    steps: Vec<i64>,
+}
+
+impl Cuts {
+    /// Every `step`-th element of `start..end`; a negative step begins at the last one.
+    fn push(&mut self, axis: usize, start: isize, end: isize, step: isize) {
+        let (first, last) = match step {
+            1.. => (start as i64, end as i64),
+            // In front of the first element there is none to name.
+            _ if start == 0 => (end as i64 - 1, i64::MIN),
+            _ => (end as i64 - 1, start as i64 - 1),
+        };
+        self.starts.push(first);
+        self.ends.push(last);
+        self.axes.push(axis as i64);
+        self.steps.push(step as i64);
+    }
+
+    fn lower(self, lowering: &mut Lowering<'_>, input: ValueId, out: &TensorIr, module: Option<String>) -> Lowered {
+        let cuts_batch = |axis: &i64| matches!(lowering.graph.dims(input).get(*axis as usize), Some(Dim::Batch(_)));
+        if self.axes.iter().any(cuts_batch) {
+            return unsupported_because("a slice of the batch");
+        }
+        let bounds = [self.starts, self.ends, self.axes, self.steps].map(|values| lowering.graph.add_ints(values));
+        let output = lowering.output(out);
+        lowering.push(Node::new("Slice", [input].into_iter().chain(bounds), output).within(module));
+        Ok(())
+    }
+}
+
 fn slice(lowering: &mut Lowering<'_>, op: &SliceOpIr, module: Option<String>) -> Lowered {
     let input = lowering.input(&op.tensor)?;
-    let (mut starts, mut ends, mut axes, mut steps) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut cuts = Cuts::default();
     for (axis, (range, size)) in op.ranges.iter().zip(op.tensor.shape.iter()).enumerate() {
         let size = *size as isize;
         let bound = |index: isize| if index < 0 { index + size } else { index }.clamp(0, size);
         let (start, end) = (bound(range.start), range.end.map_or(size, bound));
-        if range.step < 1 {
-            return unsupported_because("a slice that runs backwards");
+        if (start, end, range.step) != (0, size, 1) {
+            cuts.push(axis, start, end, range.step);
         }
-        if (start, end, range.step) == (0, size, 1) {
-            continue;
-        }
-        if matches!(lowering.graph.dims(input).get(axis), Some(Dim::Batch(_))) {
-            return unsupported_because("a slice of the batch");
-        }
-        starts.push(start as i64);
-        ends.push(end as i64);
-        axes.push(axis as i64);
-        steps.push(range.step as i64);
     }
-    if axes.is_empty() {
+    if cuts.axes.is_empty() {
         lowering.alias(&op.out, input);
         return Ok(());
     }
-    let [starts, ends, axes, steps] = [starts, ends, axes, steps].map(|values| lowering.graph.add_ints(values));
-    let output = lowering.output(&op.out);
-    lowering.push(Node::new("Slice", [input, starts, ends, axes, steps], output).within(module));
-    Ok(())
+    cuts.lower(lowering, input, &op.out, module)
+}
+
+fn flip(lowering: &mut Lowering<'_>, op: &FlipOpIr, module: Option<String>) -> Lowered {
+    let input = lowering.input(&op.input)?;
+    let mut cuts = Cuts::default();
+    for axis in &op.axes {
+        cuts.push(*axis, 0, op.input.shape[*axis] as isize, -1);
+    }
+    cuts.lower(lowering, input, &op.out, module)
 }
 
 fn expand(lowering: &mut Lowering<'_>, op: &ShapeOpIr, module: Option<String>) -> Lowered {
     let input = lowering.input(&op.input)?;
     let output = lowering.dims(&op.out);
     let lead = output.len().saturating_sub(lowering.graph.dims(input).len());
-    let mut target = Vec::new();
-    for (axis, dim) in output.iter().enumerate() {
-        target.push(match dim {
-            Dim::Fixed(size) => *size as i64,
-            // 1 keeps the size of the input.
-            Dim::Batch(_) if axis >= lead && lowering.graph.dims(input)[axis - lead] == *dim => 1,
-            Dim::Batch(_) => return unsupported_because("an expansion to the batch size"),
-        });
-    }
-    let target = lowering.graph.add_ints(target);
+    let own = |axis: usize| axis.checked_sub(lead).map(|axis| lowering.graph.dims(input)[axis]);
+    // 1 keeps the size of the input.
+    let kept = |axis: usize, dim: &Dim| if own(axis) == Some(*dim) { Dim::Fixed(1) } else { *dim };
+    let target: Vec<Dim> = output.iter().enumerate().map(|(axis, dim)| kept(axis, dim)).collect();
+    let target = shape_of(lowering, &target);
     let output = lowering.output(&op.out);
     lowering.push(Node::new("Expand", [input, target], output).within(module));
     Ok(())
+}
+
+/// A shape as a list of integers: a constant, or joined from parts where the batch size is among them.
+fn shape_of(lowering: &mut Lowering<'_>, dims: &[Dim]) -> ValueId {
+    let parts: Vec<ValueId> = dims
+        .chunk_by(|one, other| one.fixed().is_some() && other.fixed().is_some())
+        .map(|part| match part {
+            [Dim::Batch(factor)] => batch_size(lowering, *factor),
+            _ => lowering.graph.add_ints(part.iter().filter_map(|dim| dim.fixed()).map(|size| size as i64).collect()),
+        })
+        .collect();
+    if let [part] = parts[..] {
+        return part;
+    }
+    let shape = lowering.graph.add_value_of(Kind::Int, vec![Dim::Fixed(dims.len())]);
+    lowering.push(Node::new("Concat", parts, shape).with("axis", Attribute::Int(0)));
+    shape
+}
+
+/// The size of the first axis of the first input, times a factor.
+fn batch_size(lowering: &mut Lowering<'_>, factor: usize) -> ValueId {
+    let size = lowering.graph.add_value_of(Kind::Int, vec![Dim::Fixed(1)]);
+    let node = Node::new("Shape", [lowering.graph.inputs[0]], size);
+    lowering.push(node.with("start", Attribute::Int(0)).with("end", Attribute::Int(1)));
+    if factor == 1 {
+        return size;
+    }
+    let (factor, product) =
+        (lowering.graph.add_ints(vec![factor as i64]), lowering.graph.add_value_of(Kind::Int, vec![Dim::Fixed(1)]));
+    lowering.push(Node::new("Mul", [size, factor], product));
+    product
 }
 
 fn repeat(lowering: &mut Lowering<'_>, op: &RepeatDimOpIr, module: Option<String>) -> Lowered {
@@ -147,13 +205,20 @@ fn concat(lowering: &mut Lowering<'_>, op: &CatOpIr) -> Lowered {
     Ok(())
 }
 
-/// A tensor that is created in the forward becomes a constant.
+/// A tensor that is created in the forward becomes a constant, expanded where its shape follows the batch size.
 pub(super) fn filled(lowering: &mut Lowering<'_>, out: &TensorIr, value: f32) -> Lowered {
-    let shape: Option<Vec<usize>> = lowering.dims(out).iter().map(|dim| dim.fixed()).collect();
-    let Some(shape) = shape else {
-        return unsupported_because("a constant whose shape depends on the batch size");
-    };
-    let constant = lowering.graph.add_floats("", ArrayD::from_elem(IxDyn(&shape), value));
-    lowering.alias(out, constant);
+    if kind_of(out.dtype) != Kind::Float {
+        return unsupported_because(format!("a constant of {:?}", out.dtype));
+    }
+    let dims = lowering.dims(out);
+    let fixed: Vec<usize> = dims.iter().map(|dim| dim.fixed().unwrap_or(1)).collect();
+    let constant = lowering.graph.add_floats("", ArrayD::from_elem(IxDyn(&fixed), value));
+    if dims.iter().all(|dim| dim.fixed().is_some()) {
+        lowering.alias(out, constant);
+        return Ok(());
+    }
+    let target = shape_of(lowering, &dims);
+    let output = lowering.output(out);
+    lowering.push(Node::new("Expand", [constant, target], output));
     Ok(())
 }

@@ -1,11 +1,11 @@
 use std::collections::BTreeSet;
 
-use crate::graph::Graph;
+use crate::graph::{Graph, ValueId};
 
-/// Drops nodes that the output does not depend on. Constants that no node reads are not written, so nothing has to be
+/// Drops nodes that no output depends on. Constants that no node reads are not written, so nothing has to be
 /// done for them.
 pub(crate) fn drop_dead_nodes(graph: &mut Graph) {
-    let mut needed = BTreeSet::from([graph.output]);
+    let mut needed: BTreeSet<ValueId> = graph.outputs.iter().copied().collect();
     let mut kept = Vec::new();
     for node in std::mem::take(&mut graph.nodes).into_iter().rev() {
         if needed.contains(&node.output) {
@@ -25,7 +25,7 @@ mod tests {
     #[test]
     fn nodes_and_constants_that_nobody_needs_go() {
         let mut graph = graph(&[1, 4]);
-        let input = graph.input;
+        let input = graph.inputs[0];
         let unused = graph.add_floats("unused", array(&[1], &[1.0]));
         append(&mut graph, "Mul", &[input, unused], &[1, 4]);
         append(&mut graph, "Relu", &[input], &[1, 4]);

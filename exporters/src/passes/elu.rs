@@ -43,7 +43,7 @@ mod tests {
 
     fn elu(bound: f32, alpha: Option<f32>) -> Graph {
         let mut graph = graph(&[1, 4]);
-        let x = graph.input;
+        let x = graph.inputs[0];
         let [bound, one] = [bound, 1.0].map(|scalar| graph.add_scalar(scalar));
         let mask = append(&mut graph, "LessOrEqual", &[x, bound], &[1, 4]);
         let exp = append(&mut graph, "Exp", &[x], &[1, 4]);
@@ -63,7 +63,7 @@ mod tests {
             form_elu(&mut graph);
             assert_eq!(ops(&graph), ["Elu"]);
             assert_eq!(graph.nodes[0].attribute("alpha"), Some(&Attribute::Float(expected)));
-            assert_eq!(graph.nodes[0].inputs, [Some(graph.input)]);
+            assert_eq!(graph.nodes[0].inputs, [Some(graph.inputs[0])]);
         }
     }
 

@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn a_convolution_takes_the_norm_in() {
         let mut graph = graph(&[1, 1, 2, 2]);
-        let input = graph.input;
+        let input = graph.inputs[0];
         let weight = graph.add_floats("conv.weight", array(&[2, 1, 1, 1], &[4.0, 8.0]));
         let x = append(&mut graph, "Conv", &[input, weight], &[1, 2, 2, 2]);
         graph.nodes[0].module = Some("conv".to_string());
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_linear_layer_keeps_its_bias_within_the_new_one() {
         let mut graph = graph(&[1, 1]);
-        let input = graph.input;
+        let input = graph.inputs[0];
         let weight = graph.add_floats("head.weight", array(&[1, 2], &[4.0, 8.0]));
         let bias = graph.add_floats("head.bias", array(&[2], &[10.0, 20.0]));
         let x = append(&mut graph, "Gemm", &[input, weight, bias], &[1, 2]);
@@ -147,7 +147,7 @@ mod tests {
         ] {
             let shape = weight.shape().to_vec();
             let mut graph = graph(&[1, shape[0], 2, 2]);
-            let input = graph.input;
+            let input = graph.inputs[0];
             let weight = graph.add_floats("up.weight", weight);
             let x = append(&mut graph, "ConvTranspose", &[input, weight], &[1, 2, 2, 2]);
             with(&mut graph, "group", Attribute::Int(groups));
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn a_norm_stays_where_its_input_has_other_readers_or_no_weights() {
         let mut graph = graph(&[1, 2, 2, 2]);
-        let input = graph.input;
+        let input = graph.inputs[0];
         let weight = graph.add_floats("conv.weight", array(&[2, 2, 1, 1], &[1.0; 4]));
         let x = append(&mut graph, "Conv", &[input, weight], &[1, 2, 2, 2]);
         let normed = norm(&mut graph, x, &[1, 2, 2, 2]);

@@ -49,7 +49,12 @@ fn slice(graph: &Graph, node: &Node) -> Option<ArrayD<f32>> {
     let (starts, ends, axes, steps) = (starts?, ends?, axes?, steps?);
     let mut view = data.view();
     for (index, axis) in axes.iter().enumerate() {
-        let range = Slice::new(starts[index] as isize, Some(ends[index] as isize), steps[index] as isize);
+        // A negative step begins at the start in ONNX, and at the end of an ascending range here.
+        let (start, end) = match steps[index] {
+            1.. => (starts[index], ends[index]),
+            _ => (ends[index].saturating_add(1).max(0), starts[index] + 1),
+        };
+        let range = Slice::new(start as isize, Some(end as isize), steps[index] as isize);
         view.slice_axis_inplace(Axis(*axis as usize), range);
     }
     Some(view.as_standard_layout().into_owned())
@@ -88,7 +93,7 @@ mod tests {
         let bounds = [vec![0, 1], vec![2, 3], vec![0, 1], vec![1, 1]].map(|values| graph.add_ints(values));
         let sliced = graph.add_value(vec![Dim::Fixed(2), Dim::Fixed(2)]);
         graph.nodes.push(Node::new("Slice", [transposed].into_iter().chain(bounds), sliced));
-        let input = graph.input;
+        let input = graph.inputs[0];
         append(&mut graph, "MatMul", &[input, sliced], &[1, 2]);
         fold_constants(&mut graph);
         assert_eq!(ops(&graph), ["MatMul"]);
@@ -109,7 +114,7 @@ mod tests {
         });
         let joined = graph.add_value(vec![Dim::Fixed(2), Dim::Fixed(2)]);
         graph.nodes.push(Node::new("Concat", parts, joined).with("axis", Attribute::Int(1)));
-        let input = graph.input;
+        let input = graph.inputs[0];
         append(&mut graph, "MatMul", &[input, joined], &[1, 2]);
         append(&mut graph, "Concat", &[input, joined], &[1, 2]);
         with(&mut graph, "axis", Attribute::Int(0));

@@ -44,7 +44,7 @@ mod tests {
 
     fn padded(value: f32) -> Graph {
         let mut graph = graph(&[1, 1, 4, 4]);
-        let input = graph.input;
+        let input = graph.inputs[0];
         let pads = graph.add_ints(vec![0, 0, 0, 1, 0, 0, 2, 3]);
         let value = graph.add_scalar(value);
         let x = append(&mut graph, "Pad", &[input, pads, value], &[1, 1, 6, 8]);

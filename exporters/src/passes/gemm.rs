@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn product_and_row_become_one_node() {
         let mut graph = graph(&[1, 3]);
-        let input = graph.input;
+        let input = graph.inputs[0];
         let weight = graph.add_floats("head.weight", array(&[3, 2], &[0.0; 6]));
         let bias = graph.add_floats("head.bias", array(&[1, 2], &[1.0, 2.0]));
         let product = append(&mut graph, "MatMul", &[input, weight], &[1, 2]);
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn products_of_activations_and_of_higher_rank_stay() {
         let mut graph = graph(&[1, 3, 3]);
-        let input = graph.input;
+        let input = graph.inputs[0];
         let weight = graph.add_floats("head.weight", array(&[1, 3, 2], &[0.0; 6]));
         let product = append(&mut graph, "MatMul", &[input, input], &[1, 3, 3]);
         append(&mut graph, "MatMul", &[product, weight], &[1, 3, 2]);
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn an_addition_of_activations_stays() {
         let mut graph = graph(&[1, 2]);
-        let input = graph.input;
+        let input = graph.inputs[0];
         let weight = graph.add_floats("head.weight", array(&[2, 2], &[0.0; 4]));
         let product = append(&mut graph, "MatMul", &[input, weight], &[1, 2]);
         append(&mut graph, "Add", &[product, input], &[1, 2]);

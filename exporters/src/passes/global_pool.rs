@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn means_over_height_and_width_are_a_global_pool() {
         let mut graph = graph(&[1, 3, 4, 5]);
-        let input = graph.input;
+        let input = graph.inputs[0];
         let x = mean(&mut graph, input, 3, &[1, 3, 4, 1]);
         mean(&mut graph, x, 2, &[1, 3, 1, 1]);
         form_global_pool(&mut graph);
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn other_means_are_joined() {
         let mut graph = graph(&[1, 3, 4, 5]);
-        let input = graph.input;
+        let input = graph.inputs[0];
         let x = mean(&mut graph, input, 1, &[1, 1, 4, 5]);
         mean(&mut graph, x, 2, &[1, 1, 1, 5]);
         form_global_pool(&mut graph);

@@ -33,7 +33,7 @@ mod tests {
 
     fn gated(slope: f32) -> Graph {
         let mut graph = graph(&[1, 4]);
-        let input = graph.input;
+        let input = graph.inputs[0];
         let gate = append(&mut graph, "HardSigmoid", &[input], &[1, 4]);
         with(&mut graph, "alpha", Attribute::Float(slope));
         with(&mut graph, "beta", Attribute::Float(0.5));

@@ -5,8 +5,10 @@ mod elu;
 mod fold_batch_norm;
 mod fold_constants;
 mod fold_padding;
+mod gelu;
 mod gemm;
 mod global_pool;
+mod half;
 mod hard_swish;
 mod names;
 mod no_ops;
@@ -17,8 +19,10 @@ pub(crate) use elu::form_elu;
 pub(crate) use fold_batch_norm::fold_batch_norm;
 pub(crate) use fold_constants::fold_constants;
 pub(crate) use fold_padding::fold_padding;
+pub(crate) use gelu::form_gelu;
 pub(crate) use gemm::form_gemm;
 pub(crate) use global_pool::form_global_pool;
+pub(crate) use half::to_half;
 pub(crate) use hard_swish::form_hard_swish;
 pub(crate) use names::name_values;
 pub(crate) use no_ops::drop_no_ops;
@@ -27,7 +31,7 @@ pub(crate) use repeated_nodes::merge_repeated_nodes;
 use crate::graph::Graph;
 
 /// Runs every clean-up, in an order in which each finds what the ones before it left.
-pub(crate) fn clean(graph: &mut Graph) {
+pub(crate) fn clean(graph: &mut Graph, opset: i64) {
     fold_constants(graph);
     drop_no_ops(graph);
     drop_dead_nodes(graph);
@@ -38,12 +42,13 @@ pub(crate) fn clean(graph: &mut Graph) {
     form_global_pool(graph);
     form_hard_swish(graph);
     form_elu(graph);
+    form_gelu(graph, opset);
     drop_no_ops(graph);
     drop_dead_nodes(graph);
 }
 
 #[cfg(test)]
-mod testing {
+pub(crate) mod testing {
     //! Graphs for the tests of single passes.
 
     use ndarray::{ArrayD, IxDyn};
@@ -53,20 +58,20 @@ mod testing {
     pub(crate) fn graph(shape: &[usize]) -> Graph {
         let mut dims: Vec<Dim> = shape.iter().map(|size| Dim::Fixed(*size)).collect();
         dims[0] = Dim::Batch(1);
-        Graph::new(dims)
+        Graph::new(vec![dims])
     }
 
     pub(crate) fn array(shape: &[usize], values: &[f32]) -> ArrayD<f32> {
         ArrayD::from_shape_vec(IxDyn(shape), values.to_vec()).expect("a consistent shape")
     }
 
-    /// Appends a node whose output, of the given shape, becomes the output of the graph.
+    /// Appends a node whose output, of the given shape, becomes the only output of the graph.
     pub(crate) fn append(graph: &mut Graph, op: &'static str, inputs: &[ValueId], shape: &[usize]) -> ValueId {
         let mut dims: Vec<Dim> = shape.iter().map(|size| Dim::Fixed(*size)).collect();
         dims[0] = Dim::Batch(1);
         let output = graph.add_value(dims);
         graph.nodes.push(Node::new(op, inputs.iter().copied(), output));
-        graph.output = output;
+        graph.outputs = vec![output];
         output
     }
 

@@ -6,12 +6,13 @@ use crate::graph::{Constant, Graph, Node, ValueId};
 /// identity: `stem.conv`, `stem.conv_relu6`, `head`.
 ///
 /// A node with parameters has its module's path; a node without has the path of the last one before it and what it
-/// does. Equal constants without a name share one value.
-pub(crate) fn name_values(graph: &mut Graph, input: &str, output: &str) {
+/// does. Equal constants without a name share one value. Every input and output has a name that the caller gives.
+pub(crate) fn name_values(graph: &mut Graph, inputs: &[String], outputs: &[String]) {
     share_constants(graph);
-    let mut taken = BTreeSet::from([input.to_string(), output.to_string()]);
+    let mut taken: BTreeSet<String> = inputs.iter().chain(outputs).cloned().collect();
     // The module behind a value, and the place of the node that computes the value.
-    let mut roots = BTreeMap::from([(graph.input, (0, input.to_string()))]);
+    let mut roots: BTreeMap<ValueId, (usize, String)> =
+        graph.inputs.iter().zip(inputs).map(|(id, name)| (*id, (0, name.clone()))).collect();
     for index in 0..graph.nodes.len() {
         let node = &graph.nodes[index];
         let latest = || node.inputs.iter().flatten().filter_map(|id| roots.get(id)).max_by_key(|(place, _)| *place);
@@ -19,7 +20,7 @@ pub(crate) fn name_values(graph: &mut Graph, input: &str, output: &str) {
         let (root, wanted) = match &node.module {
             Some(module) => (module.clone(), module.clone()),
             None => {
-                let root = inherited().unwrap_or_else(|| input.to_string());
+                let root = inherited().unwrap_or_else(|| "constant".to_string());
                 let wanted = format!("{root}_{}", suffix(graph, node));
                 (root, wanted)
             }
@@ -41,9 +42,10 @@ pub(crate) fn name_values(graph: &mut Graph, input: &str, output: &str) {
         let name = unique(&mut taken, wanted);
         graph.value_mut(id).name = name;
     }
-    let (first, last) = (graph.input, graph.output);
-    graph.value_mut(first).name = input.to_string();
-    graph.value_mut(last).name = output.to_string();
+    let boundaries = graph.inputs.clone().into_iter().zip(inputs).chain(graph.outputs.clone().into_iter().zip(outputs));
+    for (id, name) in boundaries {
+        graph.value_mut(id).name.clone_from(name);
+    }
 }
 
 fn unique(taken: &mut BTreeSet<String>, wanted: String) -> String {
@@ -92,7 +94,11 @@ fn share_constants(graph: &mut Graph) {
         if !graph.value(id).name.is_empty() {
             continue;
         }
-        match shared.iter().find(|other| graph.value(**other).constant == graph.value(id).constant) {
+        let same = |other: ValueId| {
+            let (one, other) = (graph.value(other), graph.value(id));
+            one.kind == other.kind && one.constant == other.constant
+        };
+        match shared.iter().find(|other| same(**other)) {
             Some(other) => graph.redirect(id, *other),
             None => shared.push(id),
         }
@@ -108,7 +114,7 @@ mod tests {
     fn names_follow_modules_and_order() {
         let mut graph = graph(&[1, 1, 4, 4]);
         let shape = [1, 1, 4, 4];
-        let mut x = graph.input;
+        let mut x = graph.inputs[0];
         for _ in 0..2 {
             let weight = graph.add_floats("stem.conv.weight", array(&[1, 1, 1, 1], &[1.0]));
             x = append(&mut graph, "Conv", &[x, weight], &shape);
@@ -117,10 +123,10 @@ mod tests {
             x = append(&mut graph, "Clip", &[x, bounds[0], bounds[1]], &shape);
         }
         append(&mut graph, "Add", &[x, x], &shape);
-        name_values(&mut graph, "images", "logits");
+        name_values(&mut graph, &["images".to_string()], &["logits".to_string()]);
         let names: Vec<&str> = graph.nodes.iter().map(|node| node.name.as_str()).collect();
         assert_eq!(names, ["stem.conv", "stem.conv_relu6", "stem.conv_2", "stem.conv_relu6_2", "stem.conv_add"]);
-        assert_eq!(graph.value(graph.output).name, "logits");
+        assert_eq!(graph.value(graph.outputs[0]).name, "logits");
         let constants: Vec<&str> = graph.used_constants().iter().map(|id| graph.value(*id).name.as_str()).collect();
         assert_eq!(constants, ["stem.conv.weight", "float_0", "float_6", "stem.conv.weight_2"]);
     }

@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn equal_nodes_are_one_and_different_ones_stay() {
         let mut graph = graph(&[1, 2]);
-        let input = graph.input;
+        let input = graph.inputs[0];
         let half = |graph: &mut Graph| {
             let half = graph.add_scalar(0.5);
             append(graph, "Mul", &[input, half], &[1, 2])

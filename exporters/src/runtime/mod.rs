@@ -4,7 +4,8 @@
 //! is looked for when it is first asked for: at `ORT_DYLIB_PATH`, else inside the `onnxruntime` package of the
 //! `python3` on `PATH`.
 //!
-//! A network here has one `f32` input and one `f32` output, whatever their names are.
+//! Inputs are `f32`; outputs are too, or `i64`, which come out as `f32`. Most networks have one of each, for which
+//! [`Runtime::run`] is the short form.
 //!
 //! ```no_run
 //! use exporters::runtime::{self, Runtime, RuntimeKind};
@@ -22,6 +23,7 @@ mod onnx_runtime;
 mod rten;
 mod wire;
 
+use std::any::Any;
 use std::fmt::{self, Debug, Display, Formatter};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -105,7 +107,7 @@ pub enum RuntimeError {
         /// The runtime's own message.
         reason: String,
     },
-    /// The network does not have one input and one output.
+    /// The network does not have as many inputs and outputs as are asked for: one of each, or at least one.
     #[error("`{}`: expected a network with 1 input and 1 output, found {inputs} and {outputs}", path.display())]
     Interface {
         /// The file.
@@ -124,6 +126,16 @@ pub enum RuntimeError {
         place: &'static str,
         /// What it is.
         found: String,
+    },
+    /// Data for other than all inputs.
+    #[error("`{}`: expected data for {expected} inputs, found it for {found}", path.display())]
+    InputCount {
+        /// The file.
+        path: PathBuf,
+        /// Number of inputs.
+        expected: usize,
+        /// Number of arrays.
+        found: usize,
     },
     /// The shape of the data is not the shape of the network's input.
     #[error("input of `{}`: expected shape {expected}, found {found:?}", path.display())]
@@ -164,7 +176,7 @@ pub enum RuntimeError {
     },
 }
 
-/// A network that is loaded and ready to run: one `f32` input, one `f32` output.
+/// A network that is loaded and ready to run.
 pub trait Runtime: Send + Debug {
     /// Which runtime this is.
     fn kind(&self) -> RuntimeKind;
@@ -172,26 +184,59 @@ pub trait Runtime: Send + Debug {
     /// The runtime's version, e.g. `1.24.0`.
     fn version(&self) -> String;
 
-    /// Sizes of the input's axes as the file declares them; `None` for an axis of free size, such as a symbolic batch.
-    fn input_shape(&self) -> Vec<Option<usize>>;
+    /// Sizes of the axes of every input as the file declares them; `None` for an axis of free size, such as a symbolic
+    /// batch.
+    fn input_shapes(&self) -> &[Vec<Option<usize>>];
 
-    /// Computes the output for `input`.
+    /// How many outputs the network has.
+    fn outputs(&self) -> usize;
+
+    /// Computes every output for all inputs.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::InputShape`] where the shape is not [`Self::input_shape`] (a free axis takes any size but 0),
-    /// [`RuntimeError::ElementType`] where the output turns out not to be `f32`, and [`RuntimeError::Run`] for whatever
-    /// the runtime says.
-    fn run(&mut self, input: &ArrayD<f32>) -> Result<ArrayD<f32>, RuntimeError>;
+    /// [`RuntimeError::InputCount`] for other than all inputs, [`RuntimeError::InputShape`] where a shape is not that
+    /// of [`Self::input_shapes`] (a free axis takes any size but 0), [`RuntimeError::ElementType`] where an output turns
+    /// out to be neither `f32` nor integers, and [`RuntimeError::Run`] for whatever the runtime says.
+    fn run_all(&mut self, inputs: &[&ArrayD<f32>]) -> Result<Vec<ArrayD<f32>>, RuntimeError>;
+
+    /// The shape of the first input.
+    fn input_shape(&self) -> Vec<Option<usize>> {
+        self.input_shapes().first().cloned().unwrap_or_default()
+    }
+
+    /// Computes the first output of a network with one input.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::run_all`].
+    fn run(&mut self, input: &ArrayD<f32>) -> Result<ArrayD<f32>, RuntimeError> {
+        // A network that was loaded has an output.
+        Ok(self.run_all(&[input])?.swap_remove(0))
+    }
+}
+
+/// Loads an ONNX file with one input and one output; otherwise as [`load_any`].
+///
+/// # Errors
+///
+/// Those of [`load_any`], and [`RuntimeError::Interface`] for other numbers of inputs and outputs.
+pub fn load(kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dyn Runtime>, RuntimeError> {
+    let network = load_any(kind, path, threads)?;
+    let (inputs, outputs) = (network.input_shapes().len(), network.outputs());
+    if (inputs, outputs) != (1, 1) {
+        return Err(RuntimeError::Interface { path: path.to_owned(), inputs, outputs });
+    }
+    Ok(network)
 }
 
 /// Loads the ONNX file at `path` into a runtime that computes with `threads` threads, its own graph optimisations on.
 ///
 /// # Errors
 ///
-/// A [`RuntimeError`] for a file that is missing, damaged, unsupported, or has other than one `f32` input and one `f32`
-/// output; for 0 threads; and where ONNX Runtime's library is missing or unusable.
-pub fn load(kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dyn Runtime>, RuntimeError> {
+/// A [`RuntimeError`] for a file that is missing, damaged, unsupported, has no input or no output, or an input that is
+/// not `f32`; for 0 threads; and where ONNX Runtime's library is missing or unusable.
+pub fn load_any(kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dyn Runtime>, RuntimeError> {
     if threads == 0 {
         return Err(RuntimeError::NoThreads);
     }
@@ -227,6 +272,13 @@ pub fn require(kind: RuntimeKind) -> Result<(), RuntimeError> {
     }
 }
 
+fn check_inputs(path: &Path, expected: &[Vec<Option<usize>>], found: &[&ArrayD<f32>]) -> Result<(), RuntimeError> {
+    if expected.len() != found.len() {
+        return Err(RuntimeError::InputCount { path: path.to_owned(), expected: expected.len(), found: found.len() });
+    }
+    expected.iter().zip(found).try_for_each(|(expected, found)| check_input_shape(path, expected, found.shape()))
+}
+
 fn check_input_shape(path: &Path, expected: &[Option<usize>], found: &[usize]) -> Result<(), RuntimeError> {
     let fits = |(expected, &found): (&Option<usize>, &usize)| match expected {
         Some(size) => *size == found,
@@ -246,11 +298,14 @@ fn check_input_shape(path: &Path, expected: &[Option<usize>], found: &[usize]) -
 
 /// Runs code of a runtime on data that nobody vouches for: a panic in it becomes the reason of an error.
 fn contained<T>(code: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(code)).unwrap_or_else(|payload| {
-        let message =
-            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        Err(format!("it panicked: {}", message.unwrap_or("no message")))
-    })
+    catch_unwind(AssertUnwindSafe(code))
+        .unwrap_or_else(|payload| Err(format!("it panicked: {}", panic_message(payload.as_ref()))))
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
 }
 
 #[cfg(test)]

@@ -12,18 +12,18 @@ use ndarray::ArrayD;
 use ort::environment::Environment;
 use ort::ep;
 use ort::logging::LogLevel;
-use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{Session, SessionInputValue};
 use ort::value::{Outlet, TensorElementType, TensorRef};
 
-use super::{Runtime, RuntimeError, RuntimeKind, check_input_shape, contained};
+use super::{Runtime, RuntimeError, RuntimeKind, check_inputs, contained};
 
 /// A session in ONNX Runtime, on its CPU execution provider.
 pub(super) struct OnnxRuntime {
     path: PathBuf,
     session: Session,
     version: &'static str,
-    input_shape: Vec<Option<usize>>,
+    input_shapes: Vec<Vec<Option<usize>>>,
 }
 
 impl Debug for OnnxRuntime {
@@ -45,27 +45,32 @@ impl OnnxRuntime {
             reason: error.to_string(),
         })?;
         let (inputs, outputs) = (session.inputs(), session.outputs());
-        let ([input], [output]) = (inputs, outputs) else {
-            return Err(RuntimeError::Interface {
-                path: path.to_owned(),
-                inputs: inputs.len(),
-                outputs: outputs.len(),
-            });
-        };
-        let input_shape = float_shape(path, "input", input)?;
-        float_shape(path, "output", output)?;
-        Ok(Self { path: path.to_owned(), version: &library.version, input_shape, session })
+        if inputs.is_empty() || outputs.is_empty() {
+            let (inputs, outputs) = (inputs.len(), outputs.len());
+            return Err(RuntimeError::Interface { path: path.to_owned(), inputs, outputs });
+        }
+        let input_shapes = inputs.iter().map(|input| float_shape(path, input)).collect::<Result<_, _>>()?;
+        for output in outputs {
+            if !matches!(output.dtype().tensor_type(), Some(TensorElementType::Float32 | TensorElementType::Int64)) {
+                return Err(element_type(path, "output", output));
+            }
+        }
+        Ok(Self { path: path.to_owned(), version: &library.version, input_shapes, session })
     }
 }
 
 /// The shape of a tensor of `f32`; a size that the file leaves free is `None` (ONNX Runtime says -1).
-fn float_shape(path: &Path, place: &'static str, outlet: &Outlet) -> Result<Vec<Option<usize>>, RuntimeError> {
-    match (outlet.dtype().tensor_type(), outlet.dtype().tensor_shape()) {
+fn float_shape(path: &Path, input: &Outlet) -> Result<Vec<Option<usize>>, RuntimeError> {
+    match (input.dtype().tensor_type(), input.dtype().tensor_shape()) {
         (Some(TensorElementType::Float32), Some(shape)) => {
             Ok(shape.iter().map(|&size| usize::try_from(size).ok()).collect())
         }
-        _ => Err(RuntimeError::ElementType { path: path.to_owned(), place, found: outlet.dtype().to_string() }),
+        _ => Err(element_type(path, "input", input)),
     }
+}
+
+fn element_type(path: &Path, place: &'static str, outlet: &Outlet) -> RuntimeError {
+    RuntimeError::ElementType { path: path.to_owned(), place, found: outlet.dtype().to_string() }
 }
 
 fn open_session(environment: &Environment, path: &Path, threads: usize) -> ort::Result<Session> {
@@ -91,21 +96,43 @@ impl Runtime for OnnxRuntime {
         self.version.to_owned()
     }
 
-    fn input_shape(&self) -> Vec<Option<usize>> {
-        self.input_shape.clone()
+    fn input_shapes(&self) -> &[Vec<Option<usize>>] {
+        &self.input_shapes
     }
 
-    fn run(&mut self, input: &ArrayD<f32>) -> Result<ArrayD<f32>, RuntimeError> {
-        check_input_shape(&self.path, &self.input_shape, input.shape())?;
-        let run_error =
-            |reason| RuntimeError::Run { runtime: RuntimeKind::OnnxRuntime, path: self.path.clone(), reason };
-        let input = input.as_standard_layout();
-        let data = input.as_slice().unwrap_or_default();
-        let view = TensorRef::from_array_view((input.shape(), data)).map_err(|error| run_error(error.to_string()))?;
-        let outputs = self.session.run(ort::inputs![view]).map_err(|error| run_error(error.to_string()))?;
-        let (shape, data) = outputs[0].try_extract_tensor::<f32>().map_err(|error| run_error(error.to_string()))?;
-        let shape: Vec<usize> = shape.iter().map(|&size| size.unsigned_abs() as usize).collect();
-        ArrayD::from_shape_vec(shape, data.to_vec()).map_err(|error| run_error(error.to_string()))
+    fn outputs(&self) -> usize {
+        self.session.outputs().len()
+    }
+
+    fn run_all(&mut self, inputs: &[&ArrayD<f32>]) -> Result<Vec<ArrayD<f32>>, RuntimeError> {
+        check_inputs(&self.path, &self.input_shapes, inputs)?;
+        let path = &self.path;
+        let run_error = |reason| RuntimeError::Run { runtime: RuntimeKind::OnnxRuntime, path: path.clone(), reason };
+        let failed = |error: ort::Error| run_error(error.to_string());
+        let inputs: Vec<_> = inputs.iter().map(|input| input.as_standard_layout()).collect();
+        let mut views = Vec::new();
+        for input in &inputs {
+            let data = input.as_slice().unwrap_or_default();
+            views.push(SessionInputValue::from(TensorRef::from_array_view((input.shape(), data)).map_err(failed)?));
+        }
+        let outputs = self.session.run(&views[..]).map_err(failed)?;
+        let mut arrays = Vec::new();
+        for index in 0..outputs.len() {
+            let output = &outputs[index];
+            let (shape, data) = match output.dtype().tensor_type() {
+                Some(TensorElementType::Int64) => {
+                    let (shape, data) = output.try_extract_tensor::<i64>().map_err(failed)?;
+                    (shape, data.iter().map(|value| *value as f32).collect())
+                }
+                _ => {
+                    let (shape, data) = output.try_extract_tensor::<f32>().map_err(failed)?;
+                    (shape, data.to_vec())
+                }
+            };
+            let shape: Vec<usize> = shape.iter().map(|&size| size.unsigned_abs() as usize).collect();
+            arrays.push(ArrayD::from_shape_vec(shape, data).map_err(|error| run_error(error.to_string()))?);
+        }
+        Ok(arrays)
     }
 }
 

@@ -15,8 +15,9 @@ use burn::module::{Module, Param, RunningState};
 use burn::nn::conv::Conv2dConfig;
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{Device, Distribution, Tensor};
+use elastic_layers::capture::{InputShapes, Tensors};
 use exporters::runtime::{self, RuntimeKind};
-use exporters::{OnnxExporter, OnnxModel, VerifyReport, reference, verify};
+use exporters::{OnnxExporter, OnnxModel, VerifyReport, random_reference, verify};
 
 /// The largest difference between a file in a runtime and Burn, as a part of the largest output.
 pub const TOLERANCE: f32 = 1e-4;
@@ -60,29 +61,32 @@ pub fn normal<const D: usize>(shape: [usize; D]) -> Tensor<D> {
 }
 
 /// A file against Burn, at batch 1 and 7, to the [`TOLERANCE`].
-pub fn compare<const D: usize, const O: usize, M: Module>(
+pub fn compare<I: InputShapes, O: Tensors, M: Module>(
     path: &Path,
     model: &M,
-    input: [usize; D],
-    forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
-) -> VerifyReport {
-    compare_within(TOLERANCE, path, model, input, forward)
+    inputs: I,
+    forward: impl Fn(&M, I::Tensors) -> O,
+) -> VerifyReport
+where
+    I::Tensors: Clone,
+{
+    compare_within(TOLERANCE, path, model, inputs, forward)
 }
 
 /// A file against Burn, at batch 1 and 7, to a tolerance.
-pub fn compare_within<const D: usize, const O: usize, M: Module>(
+pub fn compare_within<I: InputShapes, O: Tensors, M: Module>(
     tolerance: f32,
     path: &Path,
     model: &M,
-    input: [usize; D],
-    forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
-) -> VerifyReport {
-    let references = [1, 7].map(|batch| {
-        let mut shape = input;
-        shape[0] = batch;
-        let images = normal(shape);
-        reference(images.clone(), forward(model, images))
-    });
+    inputs: I,
+    forward: impl Fn(&M, I::Tensors) -> O,
+) -> VerifyReport
+where
+    I::Tensors: Clone,
+{
+    let device = Device::default();
+    let references =
+        [1, 7].map(|batch| random_reference(inputs.with_batch(batch), &device, |images| forward(model, images)));
     verify(path, &references, &runtimes(), tolerance)
 }
 
@@ -105,22 +109,25 @@ impl Files {
     }
 
     /// Exports, runs, and compares with Burn.
-    pub fn check<const D: usize, const O: usize, M: Module>(
+    pub fn check<I: InputShapes, O: Tensors, M: Module>(
         &mut self,
         name: &str,
         model: &M,
-        input: [usize; D],
-        forward: impl Fn(&M, Tensor<D>) -> Tensor<O>,
-    ) -> OnnxModel {
-        let onnx = OnnxExporter::new(input).export(model, &forward).expect("exports");
-        let report = compare(&self.save(name, &onnx), model, input, &forward);
+        inputs: I,
+        forward: impl Fn(&M, I::Tensors) -> O,
+    ) -> OnnxModel
+    where
+        I::Tensors: Clone,
+    {
+        let onnx = OnnxExporter::new(inputs.clone()).export(model, &forward).expect("exports");
+        let report = compare(&self.save(name, &onnx), model, inputs, &forward);
         assert!(report.passed(), "{name}: {report:#?}");
         assert_eq!(report.entries.len(), 2 * runtimes().len());
         onnx
     }
 
     /// A convolution, so that there is always something with parameters, and `then`.
-    pub fn after_conv<const O: usize>(&mut self, name: &str, then: impl Fn(Tensor<4>) -> Tensor<O>) -> OnnxModel {
+    pub fn after_conv<O: Tensors>(&mut self, name: &str, then: impl Fn(Tensor<4>) -> O) -> OnnxModel {
         let model = Conv2dConfig::new([2, 3], [1, 1]).init(&Device::default());
         self.check(name, &model, [1, 2, 8, 6], |model, x| then(model.forward(x)))
     }
@@ -133,7 +140,7 @@ impl Files {
 
 /// How many nodes of each operator a file has.
 pub fn operators(onnx: &OnnxModel) -> Vec<(&'static str, usize)> {
-    onnx.operators().iter().map(|(operator, count)| (*operator, *count)).collect()
+    onnx.operators().into_iter().collect()
 }
 
 /// A batch norm as it is after training.

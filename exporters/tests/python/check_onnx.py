@@ -22,6 +22,7 @@ Prints one line of JSON per file; exits 1 at the first file that fails.
 """
 
 import argparse
+import concurrent.futures
 import json
 import math
 import sys
@@ -30,6 +31,7 @@ from collections import Counter
 import onnx
 import onnxslim
 
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 FOLDED = "batch norm folded in: "
 FOLDED_WITH_BIAS = "bias and batch norm folded in: "
 
@@ -55,7 +57,7 @@ def size(shape, batch):
 
 def count(model, shapes):
     """(MACs for one image, the model's parameters, the file's parameters)"""
-    weights = {i.name: list(i.dims) for i in model.graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
+    weights = {i.name: list(i.dims) for i in model.graph.initializer if i.data_type in FLOATS}
     batch = dims(model.graph.input[0])[0]
     batch = 1 if isinstance(batch, str) else batch
     macs = parameters = file_parameters = 0
@@ -81,7 +83,8 @@ def count(model, shapes):
             add(node.input[1])
             for name in node.input[2:]:
                 add(name, bias_counts)
-        elif node.op_type in ("Gemm", "MatMul") and node.input[1] in weights:
+        # A constant of the forward, as resampling is made of, is no weight.
+        elif node.op_type in ("Gemm", "MatMul") and node.input[1] in weights and not node.input[1].startswith("constant"):
             macs += size(shapes[node.output[0]], batch) * weights[node.input[1]][-2]
             add(node.input[1])
             for name in node.input[2:]:
@@ -142,12 +145,15 @@ def main():
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--allow", action="append", default=[], metavar="OPERATOR")
     arguments = parser.parse_args()
-    for path in arguments.files:
-        try:
-            print(json.dumps(check(path, arguments.allow)))
-        except Exception as error:
-            print(f"{path}: {error}", file=sys.stderr)
-            return 1
+    # Checks wait for nothing but the processor.
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        checks = [(path, pool.submit(check, path, arguments.allow)) for path in arguments.files]
+        for path, result in checks:
+            try:
+                print(json.dumps(result.result()))
+            except Exception as error:
+                print(f"{path}: {error}", file=sys.stderr)
+                return 1
     return 0
 
 

@@ -8,7 +8,7 @@ use burn::store::ModuleRecord;
 use burn::tensor::Device;
 use elastic_layers::{Architecture, ArchitectureFile, Backbone, ElasticDim, Macs, SearchSpace};
 use exporters::runtime::available;
-use exporters::{OnnxExporter, reference, verify};
+use exporters::{OnnxExporter, OnnxModel, Tolerance, VerifyReport, reference};
 use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
 use nes_search::search::{CheckpointError, HISTORY, SearchCost, SharedAccuracy, Trial};
 use nes_search::{AnyBackbone, Blueprint, Config, Found, Limits, Observer, Projection, Search, SearchError, Task};
@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::directory::{ARCHITECTURE, MODEL, SEARCH, TASK, WEIGHTS, read_architecture, read_json_if_there, write_json};
 
-/// How far a runtime's outputs may be from Burn's, relative to the largest.
-const TOLERANCE: f32 = 1e-4;
+/// How far a runtime's logits may be from Burn's. A logit that moves by the absolute part moves a probability by a
+/// hundred-thousandth of itself, so it matters for no prediction, also where a dead network has logits of nearly 0.
+const TOLERANCE: Tolerance = Tolerance { relative: 1e-4, absolute: 1e-5 };
 
 /// A configuration with all that it names.
 pub struct Job {
@@ -156,18 +157,28 @@ impl Job {
         Ok((architecture, network))
     }
 
-    /// Writes a network as ONNX, and runs the file in every runtime on images of the evaluation split.
-    pub fn export(&self, architecture: &Architecture, network: &AnyBackbone, path: &Path) -> anyhow::Result<()> {
+    /// A network as ONNX.
+    pub fn onnx(&self, architecture: &Architecture, network: &AnyBackbone) -> anyhow::Result<OnnxModel> {
         let [_, channels, height, width] = self.data.train.shape();
         let forward = |model: &AnyBackbone, images| model.forward(images);
         let model = OnnxExporter::new([2, channels, height, width])
-            .with_symbolic_batch(true)
-            .with_names("images", "logits")
+            .with_names(["images"], ["logits"])
             .with_metadata("architecture", serde_json::to_string(&architecture.to_file())?)
             .with_metadata("classes", serde_json::to_string(&self.data.class_names)?)
             .with_metadata("normalization", serde_json::to_string(&self.normalization)?)
             .with_doc("Images are bytes / 255, less the mean, over the standard deviation of their channel.")
             .export(network, forward)?;
+        Ok(model)
+    }
+
+    /// Writes a network as ONNX, and runs the file in every runtime on images of the evaluation split.
+    pub fn export(
+        &self,
+        architecture: &Architecture,
+        network: &AnyBackbone,
+        path: &Path,
+    ) -> anyhow::Result<(OnnxModel, VerifyReport)> {
+        let model = self.onnx(architecture, network)?;
         model.save(path)?;
         let sizes = [1, 7];
         let references = sizes
@@ -178,28 +189,15 @@ impl Job {
                 Ok(reference(images.clone(), network.forward(images)))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let report = verify(path, &references, &available(), TOLERANCE);
-        match report.entries.iter().find(|entry| !entry.passed) {
-            None => Ok(()),
-            Some(entry) => Err(anyhow!(
-                "{}: {} does not agree with Burn: expected a difference of at most {TOLERANCE} of the largest logit and \
-                 the same classes, found {}",
-                path.display(),
-                entry.runtime,
-                match (&entry.error, entry.max_relative_difference, entry.top1_agreement) {
-                    (Some(error), ..) => error.clone(),
-                    (None, difference, agreement) => format!(
-                        "{:e}, and {:.1} % of the classes",
-                        difference.unwrap_or(f32::NAN),
-                        agreement.unwrap_or(f64::NAN) * 100.0
-                    ),
-                }
-            )),
+        let report = model.verify(path, &references, &available(), TOLERANCE);
+        if report.passed() {
+            return Ok((model, report));
         }
+        Err(anyhow!("{}: does not agree with Burn:\n{report}", path.display()))
     }
 
     /// Exports the trained network of a directory, beside its weights if no other file is named.
-    pub fn export_directory(&self, directory: &Path, out: Option<&Path>) -> anyhow::Result<()> {
+    pub fn export_directory(&self, directory: &Path, out: Option<&Path>) -> anyhow::Result<(OnnxModel, VerifyReport)> {
         let (architecture, network) = self.network(directory)?;
         let beside = directory.join(MODEL);
         self.export(&architecture, &network, out.unwrap_or(&beside))
@@ -208,7 +206,7 @@ impl Job {
     /// Exports an architecture with initial weights.
     pub fn export_untrained(&self, architecture: &Architecture, path: &Path) -> anyhow::Result<()> {
         let network = self.blueprint.network(architecture, self.config.seed, &self.devices[0])?;
-        self.export(architecture, &network, path)
+        self.export(architecture, &network, path).map(drop)
     }
 
     /// The architecture that a finished search put into a directory.

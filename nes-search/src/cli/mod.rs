@@ -6,6 +6,7 @@ mod directory;
 mod export;
 mod fidelity;
 mod inspect;
+mod int8;
 mod job;
 mod options;
 mod progress;

@@ -1,9 +1,8 @@
-//! Operations on windows, channels and shapes against Burn, in every runtime and with other people's tools at hand.
+//! Operations on windows, channels and shapes.
 
-mod common;
-
+use crate::common::{Files, TOLERANCE, compare, normal, operators, runtimes, trained_norm};
 use burn::module::Param;
-use burn::nn::conv::{Conv1d, Conv1dConfig, Conv2dConfig, ConvTranspose1dConfig, ConvTranspose2dConfig};
+use burn::nn::conv::{Conv1d, Conv1dConfig, Conv2d, Conv2dConfig, ConvTranspose1dConfig, ConvTranspose2dConfig};
 use burn::nn::pool::{
     AdaptiveAvgPool1dConfig, AdaptiveAvgPool2dConfig, AvgPool1dConfig, AvgPool2dConfig, MaxPool1dConfig,
     MaxPool2dConfig,
@@ -11,10 +10,9 @@ use burn::nn::pool::{
 use burn::nn::{GroupNormConfig, LayerNormConfig, LinearConfig, PaddingConfig1d, PaddingConfig2d};
 use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions, PadMode};
-use burn::tensor::{Device, Int, Tensor};
-use common::{Files, compare, normal, operators, trained_norm};
-use exporters::OnnxExporter;
+use burn::tensor::{Device, Int, Tensor, s};
 use exporters::runtime::RuntimeKind;
+use exporters::{OnnxExporter, random_reference, verify};
 
 #[test]
 fn resizing_to_other_sizes() {
@@ -23,6 +21,9 @@ fn resizing_to_other_sizes() {
         ("bilinear", InterpolateMode::Bilinear, false),
         ("bilinear_corners", InterpolateMode::Bilinear, true),
         ("nearest", InterpolateMode::Nearest, false),
+        ("bicubic", InterpolateMode::Bicubic, false),
+        ("bicubic_corners", InterpolateMode::Bicubic, true),
+        ("lanczos", InterpolateMode::Lanczos3, false),
     ] {
         for size in [[8, 6], [5, 7], [13, 3], [1, 1], [16, 12]] {
             let options = InterpolateOptions::new(mode.clone()).with_align_corners(align).with_output_size(size);
@@ -194,11 +195,94 @@ fn pooling_of_sequences() {
     let report = compare(&files.save("max_dilated", &onnx), &conv, [1, 2, 9], forward);
     assert!(report.entries.iter().all(|entry| entry.passed || entry.runtime == RuntimeKind::Rten), "{report:#?}");
     files.check_with_tools(&[]);
+}
 
-    let pool = AdaptiveAvgPool1dConfig::new(2);
-    let error = OnnxExporter::new([1, 2, 9]).export(&conv, |conv, x: Tensor<3>| pool.init().forward(conv.forward(x)));
-    let error = error.expect_err("windows that overlap").to_string();
-    assert!(error.ends_with("an adaptive average pool from [9] to [2]: windows overlap"), "{error}");
+#[test]
+fn adaptive_pooling_over_windows_that_overlap() {
+    let mut files = Files::new();
+    for size in [[3, 4], [5, 6], [8, 5], [7, 7], [11, 1]] {
+        let pool = AdaptiveAvgPool2dConfig::new(size);
+        files.after_conv(&format!("map_{}_{}", size[0], size[1]), |x| pool.init().forward(x));
+    }
+    let conv = Conv1dConfig::new(2, 3, 1).init(&Device::default());
+    for size in [2, 4, 7] {
+        let pool = AdaptiveAvgPool1dConfig::new(size);
+        files.check(&format!("sequence_{size}"), &conv, [1, 2, 9], |conv, x| pool.init().forward(conv.forward(x)));
+    }
+    files.check_with_tools(&[]);
+}
+
+#[test]
+fn turning_round() {
+    let mut files = Files::new();
+    files.after_conv("rows", |x| x.flip([2]));
+    files.after_conv("all", |x| x.flip([1, 2, 3]));
+    files.after_conv("backwards", |x| x.slice_dim(3, s![1..6; -2]));
+    files.after_conv("backwards_to_the_start", |x| x.slice_dim(2, s![0..5; -1]));
+    let weight = normal([3, 2, 1, 1]);
+    let model = vec![Param::from_tensor(weight)];
+    let onnx = files.check("folded", &model, [1, 2, 4, 4], |weights, x| {
+        let options = burn::tensor::ops::ConvOptions::new([1, 1], [0, 0], [1, 1], 1);
+        burn::tensor::module::conv2d(x, weights[0].val().flip([0]), None, options)
+    });
+    assert_eq!(operators(&onnx), [("Conv", 1)]);
+    files.check_with_tools(&["Slice"]);
+}
+
+#[test]
+fn tensors_of_the_size_of_the_batch() {
+    let mut files = Files::new();
+    files.after_conv("ones", |x| {
+        let [batch, _, height, width] = x.dims();
+        Tensor::cat(vec![Tensor::ones([batch, 1, height, width], &x.device()), x], 1)
+    });
+    files.after_conv("folded", |x| {
+        let [batch, channels, height, width] = x.dims();
+        let ones = Tensor::<3>::ones([batch * channels, height, 2], &x.device());
+        Tensor::cat(vec![x.reshape([batch * channels, height, width]), ones], 2)
+    });
+    files.check_with_tools(&[]);
+
+    let mut files = Files::new();
+    let token = vec![Param::from_tensor(normal([1, 1, 4]))];
+    files.check("token", &token, [1, 3, 4], |token, x| {
+        let [batch, _, width] = x.dims();
+        Tensor::cat(vec![token[0].val().expand([batch, 1, width]), x], 1)
+    });
+}
+
+#[test]
+fn places_of_extremes() {
+    let mut files = Files::new();
+    files.after_conv("argmax", |x| x.clone().argmax(1).float() + x.argmin(3).float());
+    files.after_conv("as_an_output", |x| x.argmax(1));
+    files.after_conv("with_values", |x| {
+        let (largest, at) = x.clone().max_dim_with_indices(3);
+        let (smallest, from) = x.min_dim_with_indices(1);
+        (largest * at.float()) + (smallest * from.float())
+    });
+    files.after_conv("sizes", |x| x.clone().max_abs_dim(2) + x);
+    files.check_with_tools(&[]);
+}
+
+#[test]
+fn reductions_to_one_number_need_a_fixed_batch() {
+    let mut files = Files::new();
+    let model = Conv2dConfig::new([2, 3], [1, 1]).init(&Device::default());
+    let forward = |model: &Conv2d, x: Tensor<4>| {
+        let x = model.forward(x);
+        x.clone().mean() + x.clone().sum() / 50.0 + x.clone().max() + x.clone().min() + x.tanh().prod()
+    };
+    let exporter = OnnxExporter::new([2, 2, 3, 2]);
+    let error = exporter.export(&model, forward).expect_err("reduces over the batch").to_string();
+    assert!(error.contains("a reduction over the batch"), "{error}");
+    let onnx = exporter.with_symbolic_batch(false).export(&model, forward).expect("exports");
+    let path = files.save("reduced", &onnx);
+    let device = Device::default();
+    let reference = random_reference([2, 2, 3, 2], &device, |x| forward(&model, x));
+    let report = verify(&path, &[reference], &runtimes(), TOLERANCE);
+    assert!(report.passed(), "{report}");
+    files.check_with_tools(&[]);
 }
 
 #[test]
