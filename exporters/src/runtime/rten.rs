@@ -67,6 +67,10 @@ impl Runtime for Rten {
         VERSION.to_owned()
     }
 
+    fn options(&self) -> &'static str {
+        "default graph optimisations; a thread pool of its own"
+    }
+
     fn input_shape(&self) -> Vec<Option<usize>> {
         self.input_shape.clone()
     }

@@ -6,6 +6,7 @@ mod export;
 mod fidelity;
 mod inspect;
 mod job;
+mod lut;
 mod options;
 mod progress;
 mod run;
@@ -34,6 +35,7 @@ enum Command {
     Train(run::Train),
     Export(export::Export),
     Bench(bench::Bench),
+    Lut(lut::Lut),
     Inspect(inspect::Inspect),
     Watch(watch::Watch),
     Fidelity(fidelity::Fidelity),
@@ -58,6 +60,7 @@ impl Cli {
             Command::Train(train) => train.run(),
             Command::Export(export) => export.run(),
             Command::Bench(bench) => bench.run(),
+            Command::Lut(lut) => lut.run(),
             Command::Inspect(inspect) => inspect.run(),
             Command::Watch(watch) => watch.run(),
             Command::Fidelity(fidelity) => fidelity.run(),
