@@ -10,7 +10,7 @@ use elastic_layers::blocks::{Block, BlockActivation, BlockKind};
 use elastic_layers::{Architecture, ArchitectureFile, Backbone, SearchSpace};
 use exporters::OnnxExporter;
 use nes_search::latency::{Calibration, Family, LatencyModel, LatencyTable, MeasuredNetwork, TableEntry};
-use nes_search::{AnyBackbone, BackboneName, Blueprint};
+use nes_search::{AnyBackbone, BackboneName, Blueprint, LEAST_SHARE};
 use proptest::prelude::*;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -256,6 +256,26 @@ fn a_table_is_built_gone_on_with_shown_checked_and_imported() {
     let message = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(message.contains("latency.json: expected a table of") && message.contains("resnet-20"), "{message}");
 
+    // A search by the table ends with what the table says is at most the budget, and nearly that.
+    let ms = |architecture: &Architecture| {
+        let (blueprint, _) = blueprint(BackboneName::MobilenetV2Small, 28);
+        LatencyModel::new(&more).ms(blueprint.blocks(), architecture).expect("a time")
+    };
+    let (blueprint, _) = blueprint(BackboneName::MobilenetV2Small, 28);
+    let space = blueprint.space();
+    let budget = 0.5 * (ms(&space.smallest()) + ms(&space.base()));
+    let search = Command::new(env!("CARGO_BIN_EXE_nes-search"))
+        .args(["search", "--preset", "smoke", "--latency-table", "latency.json", "--out", "found"])
+        .args(["--budget", &format!("{budget}ms")])
+        .current_dir(folder.path())
+        .output()
+        .expect("the command runs");
+    assert!(search.status.success(), "{}", String::from_utf8_lossy(&search.stderr));
+    let file = fs::read(folder.path().join("found/architecture.json")).expect("an architecture");
+    let found = space.check(&serde_json::from_slice(&file).expect("JSON")).expect("of the space");
+    let share = ms(&found) / budget;
+    assert!((LEAST_SHARE..=1.0).contains(&share), "{share} of the budget");
+
     let check = ["check", "latency.json", "--count", "4", "--network-seconds", "0.01", "--json"];
     let report: serde_json::Value = serde_json::from_slice(&lut(&check, folder.path()).stdout).expect("JSON");
     assert_eq!(report["networks"].as_array().expect("networks").len(), 4);
@@ -274,5 +294,5 @@ fn a_table_is_built_gone_on_with_shown_checked_and_imported() {
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     let left: Vec<_> =
         fs::read_dir(folder.path()).expect("reads").map(|entry| entry.expect("reads").file_name()).collect();
-    assert_eq!(left.len(), 3, "{left:?}");
+    assert_eq!(left.len(), 4, "the table, the imported one, the CSV and the search: {left:?}");
 }

@@ -36,7 +36,7 @@ pub enum LatencyError {
     #[error("latency table: expected {block}, or at least {FEWEST_ENTRIES} of its family ({family:?}), found none")]
     Unknown {
         /// The block.
-        block: Block,
+        block: Box<Block>,
         /// Its family.
         family: Family,
     },
@@ -121,7 +121,7 @@ impl LatencyModel {
             return Ok(ms);
         }
         let family = Family::of(block);
-        let law = self.laws.get(&family).ok_or(LatencyError::Unknown { block: *block, family })?;
+        let law = self.laws.get(&family).ok_or(LatencyError::Unknown { block: Box::new(*block), family })?;
         let ms = law.log_ms(block).exp();
         self.known.write().unwrap_or_else(PoisonError::into_inner).insert(*block, ms);
         Ok(ms)

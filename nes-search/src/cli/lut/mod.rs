@@ -6,12 +6,12 @@ mod sample;
 mod show;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use burn::tensor::Device;
 use clap::{Args, Subcommand};
-use elastic_layers::SearchSpace;
+use elastic_layers::{Architecture, SearchSpace};
 use exporters::runtime::{RuntimeKind, require};
 use nes_search::latency::{LatencyModel, LatencyTable};
 use nes_search::{AnyBackbone, BackboneName, Blueprint, Observer, Progress};
@@ -24,6 +24,7 @@ use serde::Serialize;
 use build::{Builder, Plan};
 use micro::Bench;
 
+use super::directory::read_architecture;
 use super::progress::{Terminal, note};
 
 /// Measures, shows, checks and imports tables of the latency of fused blocks, for `search --latency-table`.
@@ -190,6 +191,9 @@ struct Check {
     /// Random architectures to measure.
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(2..=1000))]
     count: u32,
+    /// Architectures to measure instead, such as what a search found.
+    #[arg(long, value_name = "FILE", conflicts_with = "count")]
+    architecture: Vec<PathBuf>,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -203,6 +207,8 @@ struct CheckReport {
     mean_absolute_error_percent: f64,
     largest_error_percent: f64,
     spearman: Option<f64>,
+    /// Time of a prediction whose blocks were predicted before.
+    prediction_us: f64,
     networks: Vec<CheckedNetwork>,
 }
 
@@ -213,6 +219,9 @@ struct CheckedNetwork {
     measured_ms: f64,
 }
 
+/// Predictions that are timed.
+const PREDICTIONS: usize = 2000;
+
 /// Distance of the seeds of held-out networks from those of calibration.
 const HELD_OUT: u64 = 1 << 32;
 
@@ -222,35 +231,49 @@ impl Check {
         let runtime: RuntimeKind = table.runtime.parse()?;
         require(runtime)?;
         let blueprint = self.networks.blueprint()?;
+        let architectures = self.architectures(blueprint.space(), &table)?;
         let mut terminal = Terminal::new()?;
         let model = LatencyModel::new(&table);
         let bench = Bench::new(runtime, table.threads)?;
-        let mut rng = ChaCha8Rng::seed_from_u64(self.networks.seed.wrapping_add(HELD_OUT));
         let time = Duration::from_secs_f64(self.networks.network_seconds);
-        let (image, seed, total) = (self.networks.image(), self.networks.seed, self.count as usize);
         let mut networks = Vec::new();
-        while networks.len() < total {
+        for architecture in &architectures {
             if terminal.interrupted() {
                 bail!("interrupted");
             }
-            let architecture = sample::random_architecture(blueprint.space(), networks.len() % 2 == 1, &mut rng);
-            if table.calibration.networks.iter().any(|network| network.architecture == architecture.values()) {
-                continue;
-            }
-            let predicted_ms = model.ms(blueprint.blocks(), &architecture)?;
-            let measured_ms = bench.network_ms(&build::exported(&blueprint, image, &architecture, seed)?, time)?;
+            let predicted_ms = model.ms(blueprint.blocks(), architecture)?;
+            let network = build::exported(&blueprint, self.networks.image(), architecture, self.networks.seed)?;
+            let measured_ms = bench.network_ms(&network, time)?;
             networks.push(CheckedNetwork { architecture: architecture.values().to_vec(), predicted_ms, measured_ms });
-            let (done, message) =
-                (networks.len(), format!("{predicted_ms:.3} ms predicted, {measured_ms:.3} measured"));
+            let message = format!("{predicted_ms:.3} ms predicted, {measured_ms:.3} measured");
+            let (done, total) = (networks.len(), architectures.len());
             terminal.progress(Progress { phase: "networks", done, total, message });
         }
-        let report = CheckReport::of(&table, networks);
+        let start = Instant::now();
+        for architecture in architectures.iter().cycle().take(PREDICTIONS) {
+            std::hint::black_box(model.ms(blueprint.blocks(), architecture)?);
+        }
+        let prediction_us = start.elapsed().as_secs_f64() * 1e6 / PREDICTIONS as f64;
+        let report = CheckReport::of(&table, prediction_us, networks);
         if self.json { super::print_json(&report) } else { super::print(&report.text()) }
+    }
+
+    /// The named architectures, or random ones that the table was not calibrated on.
+    fn architectures(&self, space: &SearchSpace, table: &LatencyTable) -> anyhow::Result<Vec<Architecture>> {
+        if !self.architecture.is_empty() {
+            return self.architecture.iter().map(|path| read_architecture(space, path)).collect();
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(self.networks.seed.wrapping_add(HELD_OUT));
+        let known = |architecture: &Architecture| {
+            table.calibration.networks.iter().any(|network| network.architecture == architecture.values())
+        };
+        let draws = (0..100 * self.count).map(|index| sample::random_architecture(space, index % 2 == 1, &mut rng));
+        Ok(draws.filter(|architecture| !known(architecture)).take(self.count as usize).collect())
     }
 }
 
 impl CheckReport {
-    fn of(table: &LatencyTable, networks: Vec<CheckedNetwork>) -> Self {
+    fn of(table: &LatencyTable, prediction_us: f64, networks: Vec<CheckedNetwork>) -> Self {
         let errors: Vec<f64> =
             networks.iter().map(|network| 100.0 * (network.predicted_ms / network.measured_ms - 1.0).abs()).collect();
         let pairs: Vec<(f64, f64)> =
@@ -261,6 +284,7 @@ impl CheckReport {
             mean_absolute_error_percent: mean_and_sd(&errors).map_or(f64::NAN, |(mean, _)| mean),
             largest_error_percent: errors.iter().copied().fold(0.0, f64::max),
             spearman: spearman(&pairs),
+            prediction_us,
             networks,
         }
     }
@@ -274,12 +298,13 @@ impl CheckReport {
         let spearman = self.spearman.map_or("none".into(), |spearman| format!("{spearman:.3}"));
         format!(
             "predicted ms  measured ms\n{rows}\n{} networks on {}, {} threads: mean absolute error {:.1} %, at most {:.1} %; \
-             Spearman {spearman}\n",
+             Spearman {spearman}; {:.1} us for a prediction\n",
             self.networks.len(),
             self.runtime,
             self.threads,
             self.mean_absolute_error_percent,
             self.largest_error_percent,
+            self.prediction_us,
         )
     }
 }
