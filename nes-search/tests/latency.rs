@@ -10,7 +10,7 @@ use elastic_layers::blocks::{Block, BlockActivation, BlockKind};
 use elastic_layers::{Architecture, ArchitectureFile, Backbone, SearchSpace};
 use exporters::OnnxExporter;
 use nes_search::latency::{Calibration, Family, LatencyModel, LatencyTable, MeasuredNetwork, TableEntry};
-use nes_search::{AnyBackbone, BackboneName, Blueprint, LEAST_SHARE};
+use nes_search::{AnyBackbone, BackboneName, Blueprint, LEAST_SHARE, Resource};
 use proptest::prelude::*;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -256,26 +256,6 @@ fn a_table_is_built_gone_on_with_shown_checked_and_imported() {
     let message = String::from_utf8_lossy(&other.stderr).into_owned();
     assert!(message.contains("latency.json: expected a table of") && message.contains("resnet-20"), "{message}");
 
-    // A search by the table ends with what the table says is at most the budget, and nearly that.
-    let ms = |architecture: &Architecture| {
-        let (blueprint, _) = blueprint(BackboneName::MobilenetV2Small, 28);
-        LatencyModel::new(&more).ms(blueprint.blocks(), architecture).expect("a time")
-    };
-    let (blueprint, _) = blueprint(BackboneName::MobilenetV2Small, 28);
-    let space = blueprint.space();
-    let budget = 0.5 * (ms(&space.smallest()) + ms(&space.base()));
-    let search = Command::new(env!("CARGO_BIN_EXE_nes-search"))
-        .args(["search", "--preset", "smoke", "--latency-table", "latency.json", "--out", "found"])
-        .args(["--budget", &format!("{budget}ms")])
-        .current_dir(folder.path())
-        .output()
-        .expect("the command runs");
-    assert!(search.status.success(), "{}", String::from_utf8_lossy(&search.stderr));
-    let file = fs::read(folder.path().join("found/architecture.json")).expect("an architecture");
-    let found = space.check(&serde_json::from_slice(&file).expect("JSON")).expect("of the space");
-    let share = ms(&found) / budget;
-    assert!((LEAST_SHARE..=1.0).contains(&share), "{share} of the budget");
-
     let check = ["check", "latency.json", "--count", "4", "--network-seconds", "0.01", "--json"];
     let report: serde_json::Value = serde_json::from_slice(&lut(&check, folder.path()).stdout).expect("JSON");
     assert_eq!(report["networks"].as_array().expect("networks").len(), 4);
@@ -294,5 +274,42 @@ fn a_table_is_built_gone_on_with_shown_checked_and_imported() {
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     let left: Vec<_> =
         fs::read_dir(folder.path()).expect("reads").map(|entry| entry.expect("reads").file_name()).collect();
-    assert_eq!(left.len(), 4, "the table, the imported one, the CSV and the search: {left:?}");
+    assert_eq!(left.len(), 3, "{left:?}");
+}
+
+/// A search by a table ends with what the table says is within the budget, and nearly that.
+#[test]
+fn a_search_keeps_to_a_budget_of_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (blueprint, mut table) = sample(150);
+    table.processes = LatencyModel::fit(&table.entries);
+    table.write(&folder.path().join("table.json")).expect("writes");
+    let latency = blueprint.latency(&table);
+    let space = blueprint.space();
+    let budget = 0.5 * (latency.of(&space.smallest()).expect("a time") + latency.of(&space.base()).expect("a time"));
+    fs::write(folder.path().join("short.toml"), "[search.trials]\ncandidates = 0\n").expect("writes");
+    let search = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nes-search"));
+        command.args([
+            "search",
+            "--preset",
+            "smoke",
+            "--config",
+            "short.toml",
+            "--out",
+            "found",
+            "--budget",
+            &format!("{budget}ms"),
+        ]);
+        command.args(arguments).current_dir(folder.path()).output().expect("the command runs")
+    };
+    let without = search(&[]);
+    let message = String::from_utf8_lossy(&without.stderr).into_owned();
+    assert!(without.status.code() == Some(1) && message.contains("expected a latency table"), "{message}");
+    let with = search(&["--latency-table", "table.json"]);
+    assert!(with.status.success(), "{}", String::from_utf8_lossy(&with.stderr));
+    let file = fs::read(folder.path().join("found/architecture.json")).expect("an architecture");
+    let found = space.check(&serde_json::from_slice(&file).expect("JSON")).expect("of the space");
+    let share = latency.of(&found).expect("a time") / budget;
+    assert!((LEAST_SHARE..=1.0).contains(&share), "{share} of the budget");
 }

@@ -159,6 +159,10 @@ impl Walk<'_> {
 
     fn same_channels(&mut self, kind: BlockKind, x: &TensorIr, out: &TensorIr) -> Option<()> {
         let value = self.value(x)?;
+        if kind == BlockKind::GlobalPool && value.size == [1, 1] {
+            // The exporter leaves out a mean over one pixel.
+            return self.set(out, value);
+        }
         let channels = value.channels;
         self.push(plain(kind, value.size, spatial(out)), channels.clone(), channels.clone(), channels, out)
     }
@@ -222,9 +226,9 @@ impl Walk<'_> {
         let value = self.value(x).filter(|_| x.shape.len() == 4 && (2..4).contains(&axis))?;
         match value.means {
             Some((other, size)) if other != axis => {
-                let channels = value.channels;
-                let block = plain(BlockKind::GlobalPool, size, [1, 1]);
-                self.push(block, channels.clone(), channels.clone(), channels, out)
+                let whole = Value { size, means: None, ..value };
+                self.set(x, whole)?;
+                self.same_channels(BlockKind::GlobalPool, x, out)
             }
             None => {
                 let means = Some((axis, value.size));

@@ -57,6 +57,10 @@ pub struct LatencyTable {
     pub built_for: String,
     /// The hash of their search space; empty for a table from elsewhere.
     pub space: String,
+    /// The time of a convolution that was measured in turn with everything else, in ms: all times are those of the speed
+    /// at which it takes this long, so that a machine that changes its speed meanwhile does not show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference_ms: Option<f64>,
     /// Whole networks, and what makes times of networks of sums of times of blocks.
     pub calibration: Calibration,
     /// What the process of each family was fitted to.
@@ -115,6 +119,7 @@ impl LatencyTable {
             machine,
             built_for: String::new(),
             space: String::new(),
+            reference_ms: None,
             calibration: Calibration::default(),
             processes: BTreeMap::new(),
             entries: Vec::new(),
@@ -162,6 +167,9 @@ impl LatencyTable {
             return Err("expected at least 1 thread, found 0".into());
         }
         let time = |ms: f64| ms > 0.0 && ms <= LONGEST_MS;
+        if let Some(ms) = self.reference_ms.filter(|&ms| !time(ms)) {
+            return Err(format!("reference_ms: expected a time above 0, found {ms}"));
+        }
         let mut seen = HashSet::new();
         for (index, TableEntry { block, ms }) in self.entries.iter().enumerate() {
             block.check().map_err(|reason| format!("entry {index}: {reason}"))?;

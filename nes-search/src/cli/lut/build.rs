@@ -136,10 +136,11 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// The measured time of an architecture with random weights, in ms.
+    /// The measured time of an architecture with random weights, in ms, at the reference's speed.
     pub fn network_ms(&self, architecture: &Architecture) -> anyhow::Result<f64> {
         let model = exported(self.blueprint, self.image, architecture, self.plan.seed)?;
-        self.bench.network_ms(&model, self.plan.network_time)
+        let measured = self.bench.network(&model, self.plan.network_time)?;
+        Ok(measured.ms * measured.speed)
     }
 }
 

@@ -21,10 +21,16 @@ use burn::tensor::{Device, Tensor, activation};
 use elastic_layers::blocks::{Block, BlockActivation, BlockKind, Pair};
 use exporters::runtime::RuntimeKind;
 use exporters::{OnnxExporter, OnnxModel};
-use onnx_bench::latency::{Amount, BenchOptions, compare};
+use onnx_bench::latency::{Amount, BenchOptions, BenchReport, compare};
 
 /// Least time of a block, in ms: its measurement is a difference, which noise can bring below zero.
 const LEAST_MS: f64 = 2e-4;
+
+/// The machine keeps its speed while the 90th percentile of the reference is below this multiple of its median.
+const STEADY: f64 = 1.1;
+
+/// Measurements of something until one is steady, or the last of so many.
+const TRIES: usize = 3;
 
 /// What is measured for a block.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,27 +61,64 @@ fn terms(block: &Block) -> Vec<(f64, Micro)> {
     }
 }
 
+/// What tells how fast the machine is at the moment: a convolution that is measured in turn with everything else.
+const REFERENCE: Block = Block {
+    kind: BlockKind::Convolution,
+    activation: BlockActivation::None,
+    inputs: 48,
+    outputs: 48,
+    groups: 1,
+    size: Pair([14, 14]),
+    output: Pair([14, 14]),
+    kernel: Pair([3, 3]),
+    stride: Pair([1, 1]),
+    padding: [Pair([1, 1]); 2],
+};
+
 /// A runtime with the files that it measures.
 pub struct Bench {
     pub runtime: RuntimeKind,
     pub threads: usize,
+    /// The time of the reference, in ms, that all times are brought to.
+    pub reference_ms: f64,
     folder: tempfile::TempDir,
 }
 
+/// A measured network.
+#[derive(Clone, Copy, Debug)]
+pub struct Measured {
+    /// The median of its time, in ms.
+    pub ms: f64,
+    /// The speed of the machine meanwhile: the reference's time over what it took.
+    pub speed: f64,
+}
+
 impl Bench {
-    pub fn new(runtime: RuntimeKind, threads: usize) -> anyhow::Result<Self> {
+    /// A runtime at the speed at which the reference takes a time; by default the least of some measurements now.
+    pub fn new(runtime: RuntimeKind, threads: usize, reference_ms: Option<f64>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir().context("a folder for measured files")?;
-        Ok(Self { runtime, threads, folder })
+        let mut bench = Self { runtime, threads, reference_ms: 1.0, folder };
+        export(&Micro::Within(REFERENCE))?.save(bench.reference())?;
+        bench.reference_ms = match reference_ms {
+            Some(ms) => ms,
+            None => {
+                let times = (0..8).map(|_| bench.reports(&[bench.reference()], Duration::from_millis(50)));
+                times.flat_map(Result::ok).flatten().fold(f64::INFINITY, |least, report| least.min(report.p50_ms))
+            }
+        };
+        Ok(bench)
+    }
+
+    fn reference(&self) -> PathBuf {
+        self.folder.path().join("reference.onnx")
     }
 
     /// The runtime's version.
     pub fn version(&self) -> anyhow::Result<String> {
-        let path = self.folder.path().join("version.onnx");
-        export(&Micro::Edge(1, Pair([1, 1])))?.save(&path)?;
-        Ok(exporters::runtime::load(self.runtime, &path, self.threads)?.version())
+        Ok(exporters::runtime::load(self.runtime, &self.reference(), self.threads)?.version())
     }
 
-    /// What a block adds to the time of a network, in ms.
+    /// What a block adds to the time of a network, in ms, at the reference's speed.
     pub fn block_ms(&self, block: &Block, time: Duration) -> anyhow::Result<f64> {
         let terms = terms(block);
         let mut paths = Vec::new();
@@ -84,19 +127,36 @@ impl Bench {
             export(micro).with_context(|| format!("cannot export {block}"))?.save(&path)?;
             paths.push(path);
         }
-        let times = self.medians(&paths, time)?;
-        let ms: f64 = terms.iter().zip(times).map(|((factor, _), ms)| factor * ms).sum();
+        let (times, speed) = self.with_speed(paths, time)?;
+        let ms: f64 = terms.iter().zip(times).map(|((factor, _), ms)| factor * ms * speed).sum();
         Ok(ms.max(LEAST_MS))
     }
 
-    /// The median of the time of a network, in ms.
-    pub fn network_ms(&self, model: &OnnxModel, time: Duration) -> anyhow::Result<f64> {
+    /// The time of a network.
+    pub fn network(&self, model: &OnnxModel, time: Duration) -> anyhow::Result<Measured> {
         let path = self.folder.path().join("network.onnx");
         model.save(&path)?;
-        self.medians(&[path], time)?.first().copied().ok_or_else(|| anyhow!("nothing was measured"))
+        let (times, speed) = self.with_speed(vec![path], time)?;
+        Ok(Measured { ms: times[0], speed })
     }
 
-    fn medians(&self, paths: &[PathBuf], time: Duration) -> anyhow::Result<Vec<f64>> {
+    /// The medians of files, and the speed of the machine meanwhile.
+    fn with_speed(&self, mut paths: Vec<PathBuf>, time: Duration) -> anyhow::Result<(Vec<f64>, f64)> {
+        paths.push(self.reference());
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut reports = self.reports(&paths, time)?;
+            let reference = reports.pop().ok_or_else(|| anyhow!("nothing was measured"))?;
+            // A machine that changes its speed meanwhile has none.
+            if tries == TRIES || reference.p90_ms < STEADY * reference.p50_ms {
+                let times = reports.iter().map(|report| report.p50_ms).collect();
+                return Ok((times, self.reference_ms / reference.p50_ms));
+            }
+        }
+    }
+
+    fn reports(&self, paths: &[PathBuf], time: Duration) -> anyhow::Result<Vec<BenchReport>> {
         let options = BenchOptions {
             threads: self.threads,
             warmup: Amount::Iterations(3),
@@ -105,7 +165,7 @@ impl Bench {
             ..BenchOptions::default()
         };
         let entries: Vec<(&Path, RuntimeKind)> = paths.iter().map(|path| (path.as_path(), self.runtime)).collect();
-        Ok(compare(&entries, &options, None)?.iter().map(|report| report.p50_ms).collect())
+        Ok(compare(&entries, &options, None)?)
     }
 }
 

@@ -22,7 +22,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::Serialize;
 
 use build::{Builder, Plan};
-use micro::Bench;
+use micro::{Bench, Measured};
 
 use super::directory::read_architecture;
 use super::progress::{Terminal, note};
@@ -134,8 +134,10 @@ impl Build {
             network_time: Duration::from_secs_f64(self.networks.network_seconds),
             seed: self.networks.seed,
         };
-        let bench = Bench::new(self.runtime, self.threads.into())?;
-        let table = self.table(&blueprint, &bench)?;
+        let old = self.old_table()?;
+        let reference_ms = old.as_ref().and_then(|table| table.reference_ms);
+        let bench = Bench::new(self.runtime, self.threads.into(), reference_ms)?;
+        let table = self.table(old, &blueprint, &bench)?;
         let counts = sample::distinct_blocks(&blueprint, |done, total| {
             let message = "resolutions and depths".to_string();
             terminal.progress(Progress { phase: "listing", done, total, message });
@@ -153,16 +155,24 @@ impl Build {
         super::print(&format!("{}{}: written\n", show::summary(&table), self.out.display()))
     }
 
+    fn old_table(&self) -> anyhow::Result<Option<LatencyTable>> {
+        let there = self.out.try_exists().with_context(|| self.out.display().to_string())?;
+        Ok(there.then(|| LatencyTable::read(&self.out)).transpose()?)
+    }
+
     /// The table so far, or a new one.
-    fn table(&self, blueprint: &Blueprint<AnyBackbone>, bench: &Bench) -> anyhow::Result<LatencyTable> {
+    fn table(
+        &self,
+        old: Option<LatencyTable>,
+        blueprint: &Blueprint<AnyBackbone>,
+        bench: &Bench,
+    ) -> anyhow::Result<LatencyTable> {
         let machine = serde_json::to_value(Machine::describe())?;
         let mut new = LatencyTable::new(bench.runtime.name(), &bench.version()?, bench.threads, machine);
         new.built_for = self.networks.describe();
         new.space = blueprint.space().hash();
-        if !self.out.try_exists().with_context(|| self.out.display().to_string())? {
-            return Ok(new);
-        }
-        let old = LatencyTable::read(&self.out)?;
+        new.reference_ms = Some(bench.reference_ms);
+        let Some(old) = old else { return Ok(new) };
         let of = |table: &LatencyTable| {
             let LatencyTable { runtime, runtime_version, threads, built_for, space, .. } = table;
             format!("{runtime} {runtime_version}, {threads} threads, {built_for}, space {space}")
@@ -204,8 +214,11 @@ struct Check {
 struct CheckReport {
     runtime: String,
     threads: usize,
+    /// Errors against what was measured, at the speed that the machine had when the table was built.
     mean_absolute_error_percent: f64,
     largest_error_percent: f64,
+    /// The mean error against what was measured, whatever the machine's speed meanwhile.
+    mean_absolute_error_percent_as_measured: f64,
     spearman: Option<f64>,
     /// Time of a prediction whose blocks were predicted before.
     prediction_us: f64,
@@ -216,7 +229,10 @@ struct CheckReport {
 struct CheckedNetwork {
     architecture: Vec<usize>,
     predicted_ms: f64,
+    /// As measured.
     measured_ms: f64,
+    /// Speed of the machine meanwhile, over that when the table was built.
+    speed: f64,
 }
 
 /// Predictions that are timed.
@@ -234,7 +250,7 @@ impl Check {
         let architectures = self.architectures(blueprint.space(), &table)?;
         let mut terminal = Terminal::new()?;
         let model = LatencyModel::new(&table);
-        let bench = Bench::new(runtime, table.threads)?;
+        let bench = Bench::new(runtime, table.threads, table.reference_ms)?;
         let time = Duration::from_secs_f64(self.networks.network_seconds);
         let mut networks = Vec::new();
         for architecture in &architectures {
@@ -243,8 +259,9 @@ impl Check {
             }
             let predicted_ms = model.ms(blueprint.blocks(), architecture)?;
             let network = build::exported(&blueprint, self.networks.image(), architecture, self.networks.seed)?;
-            let measured_ms = bench.network_ms(&network, time)?;
-            networks.push(CheckedNetwork { architecture: architecture.values().to_vec(), predicted_ms, measured_ms });
+            let Measured { ms: measured_ms, speed } = bench.network(&network, time)?;
+            let architecture = architecture.values().to_vec();
+            networks.push(CheckedNetwork { architecture, predicted_ms, measured_ms, speed });
             let message = format!("{predicted_ms:.3} ms predicted, {measured_ms:.3} measured");
             let (done, total) = (networks.len(), architectures.len());
             terminal.progress(Progress { phase: "networks", done, total, message });
@@ -274,15 +291,19 @@ impl Check {
 
 impl CheckReport {
     fn of(table: &LatencyTable, prediction_us: f64, networks: Vec<CheckedNetwork>) -> Self {
-        let errors: Vec<f64> =
-            networks.iter().map(|network| 100.0 * (network.predicted_ms / network.measured_ms - 1.0).abs()).collect();
+        let errors = |at_speed: bool| -> Vec<f64> {
+            let measured = |network: &CheckedNetwork| network.measured_ms * if at_speed { network.speed } else { 1.0 };
+            networks.iter().map(|network| 100.0 * (network.predicted_ms / measured(network) - 1.0).abs()).collect()
+        };
+        let mean = |errors: &[f64]| mean_and_sd(errors).map_or(f64::NAN, |(mean, _)| mean);
         let pairs: Vec<(f64, f64)> =
-            networks.iter().map(|network| (network.predicted_ms, network.measured_ms)).collect();
+            networks.iter().map(|network| (network.predicted_ms, network.measured_ms * network.speed)).collect();
         Self {
             runtime: table.runtime.clone(),
             threads: table.threads,
-            mean_absolute_error_percent: mean_and_sd(&errors).map_or(f64::NAN, |(mean, _)| mean),
-            largest_error_percent: errors.iter().copied().fold(0.0, f64::max),
+            mean_absolute_error_percent: mean(&errors(true)),
+            largest_error_percent: errors(true).into_iter().fold(0.0, f64::max),
+            mean_absolute_error_percent_as_measured: mean(&errors(false)),
             spearman: spearman(&pairs),
             prediction_us,
             networks,
@@ -290,20 +311,21 @@ impl CheckReport {
     }
 
     fn text(&self) -> String {
-        let rows: String = self
-            .networks
-            .iter()
-            .map(|network| format!("{:>12.4} {:>12.4}\n", network.predicted_ms, network.measured_ms))
-            .collect();
+        let row = |network: &CheckedNetwork| {
+            let CheckedNetwork { predicted_ms, measured_ms, speed, .. } = network;
+            format!("{predicted_ms:>12.4} {measured_ms:>12.4} {speed:>7.3} {:>12.4}\n", measured_ms * speed)
+        };
+        let rows: String = self.networks.iter().map(row).collect();
         let spearman = self.spearman.map_or("none".into(), |spearman| format!("{spearman:.3}"));
         format!(
-            "predicted ms  measured ms\n{rows}\n{} networks on {}, {} threads: mean absolute error {:.1} %, at most {:.1} %; \
-             Spearman {spearman}; {:.1} us for a prediction\n",
+            "predicted ms  measured ms   speed  at speed 1\n{rows}\n{} networks on {}, {} threads: mean absolute error {:.1} \
+             %, at most {:.1} % ({:.1} % as measured); Spearman {spearman}; {:.1} us for a prediction\n",
             self.networks.len(),
             self.runtime,
             self.threads,
             self.mean_absolute_error_percent,
             self.largest_error_percent,
+            self.mean_absolute_error_percent_as_measured,
             self.prediction_us,
         )
     }
