@@ -116,7 +116,7 @@ fn channels(cost: &LayerCost, axes: &[Size]) -> [Product; 2] {
         size if size.max() == cost.groups => size.clone(),
         _ => Size::Fixed(cost.groups),
     };
-    let (whole, grouped) = (Product::new(&[whole.clone()]), Product::new(&[groups, each.clone()]));
+    let (whole, grouped) = (Product::new(std::slice::from_ref(whole)), Product::new(&[groups, each.clone()]));
     match cost.kind {
         LayerKind::Convolution => [grouped, whole],
         LayerKind::TransposedConvolution | LayerKind::Linear => [whole, grouped],

@@ -102,8 +102,10 @@ impl Bench {
         bench.reference_ms = match reference_ms {
             Some(ms) => ms,
             None => {
-                let times = (0..8).map(|_| bench.reports(&[bench.reference()], Duration::from_millis(50)));
-                times.flat_map(Result::ok).flatten().fold(f64::INFINITY, |least, report| least.min(report.p50_ms))
+                let time = Duration::from_millis(50);
+                let reports =
+                    (0..8).map(|_| bench.reports(&[bench.reference()], time)).collect::<Result<Vec<_>, _>>()?;
+                reports.iter().flatten().fold(f64::INFINITY, |least, report| least.min(report.p50_ms))
             }
         };
         Ok(bench)
