@@ -1,7 +1,6 @@
 //! The file of a latency table.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use elastic_layers::blocks::{Block, BlockActivation, BlockKind, Pair};
@@ -144,18 +143,8 @@ impl LatencyTable {
     /// If the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), TableError> {
         let file = |source| TableError::File { path: path.to_owned(), source };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut beside = tempfile::Builder::new().prefix(".latency-").tempfile_in(folder).map_err(file)?;
         let text = serde_json::to_string_pretty(self).map_err(|error| file(error.into()))?;
-        beside.write_all((text + "\n").as_bytes()).map_err(file)?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // Temporary files are for their owner alone; results are not.
-            beside.as_file().set_permissions(std::fs::Permissions::from_mode(0o644)).map_err(file)?;
-        }
-        beside.persist(path).map_err(|error| file(error.error))?;
-        Ok(())
+        crate::files::write_quickly(path, (text + "\n").as_bytes()).map_err(file)
     }
 
     /// Whether all numbers are in range.
