@@ -126,7 +126,7 @@ impl Build {
     fn run(&self) -> anyhow::Result<()> {
         require(self.runtime)?;
         let blueprint = self.networks.blueprint()?;
-        let mut terminal = Terminal::new()?;
+        let mut terminal = Terminal::without_status()?;
         let plan = Plan {
             blocks: self.blocks as usize,
             networks: self.calibration as usize,
@@ -248,7 +248,7 @@ impl Check {
         require(runtime)?;
         let blueprint = self.networks.blueprint()?;
         let architectures = self.architectures(blueprint.space(), &table)?;
-        let mut terminal = Terminal::new()?;
+        let mut terminal = Terminal::without_status()?;
         let model = LatencyModel::new(&table);
         let bench = Bench::new(runtime, table.threads, table.reference_ms)?;
         let time = Duration::from_secs_f64(self.networks.network_seconds);
