@@ -8,7 +8,7 @@ use burn::module::{ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::capture::{BYTES, CaptureError, LayerCost, LayerKind, capture};
+use crate::capture::{BYTES, CaptureError, CapturedModel, LayerCost, LayerKind, capture};
 use crate::{Architecture, AxesVisitor, Backbone, DimKind, Elastic, Macs, SearchSpace, Size, SpaceError, Statistics};
 
 /// What one architecture costs.
@@ -33,6 +33,9 @@ pub enum CostError {
     /// The model's forward cannot be captured.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    /// What else an architecture takes cannot be found.
+    #[error("{0}")]
+    Other(String),
 }
 
 /// A tensor's number of elements as a product of sizes.
@@ -152,12 +155,8 @@ impl CostModel {
             (0..space.dims().len()).filter(|&index| space.dims()[index].kind != DimKind::Channels).collect();
         let space = space.clone();
         let tracer = move |architecture: &Architecture| {
-            // The widest network of that resolution and depth: every layer that runs, at full size.
-            let widest = space.with_values(|dim| match dim.kind {
-                DimKind::Channels => dim.max,
-                DimKind::Resolution | DimKind::Depth => architecture.get(&dim.name).unwrap_or(dim.max),
-            });
-            trace(&widest, image, &build)
+            let (captured, axes) = view_of_structure(&space, architecture, image, &build)?;
+            Ok(trace(&captured, &axes))
         };
         Self { tracer: Box::new(tracer), structural, traces: Mutex::default() }
     }
@@ -190,17 +189,32 @@ impl CostModel {
     }
 }
 
-fn trace<M: Backbone>(
-    widest: &Architecture,
+fn trace(captured: &CapturedModel, axes: &HashMap<String, Vec<Size>>) -> Trace {
+    let product = |name: &str| axes.get(name).map_or_else(Product::default, |axes| Product::new(axes));
+    let layers = captured.layers();
+    let layers = layers.iter().map(|layer| Layer::new(layer, axes.get(&format!("{}.weight", layer.name))));
+    let parameters = captured.used_parameters().into_keys().map(product);
+    Trace { layers: layers.collect(), parameters: parameters.collect() }
+}
+
+/// The captured forward of the widest network at an architecture's resolution and depth (every layer that runs, at full
+/// size), and the axes of its parameters by their paths.
+pub(crate) fn view_of_structure<M: Backbone>(
+    space: &SearchSpace,
+    architecture: &Architecture,
     [channels, height, width]: [usize; 3],
     build: impl Fn(&Device) -> Result<M, SpaceError>,
-) -> Result<Trace, CostError> {
+) -> Result<(CapturedModel, HashMap<String, Vec<Size>>), CostError> {
+    let widest = space.with_values(|dim| match dim.kind {
+        DimKind::Channels => dim.max,
+        DimKind::Resolution | DimKind::Depth => architecture.get(&dim.name).unwrap_or(dim.max),
+    });
     let mut axes = HashMap::new();
     let mut failed = None;
     let captured = capture(
         [1, channels, height, width],
         |device| match build(device) {
-            Ok(model) => Some(model.select(widest).with_statistics(Statistics::Running)),
+            Ok(model) => Some(model.select(&widest).with_statistics(Statistics::Running)),
             Err(error) => {
                 failed = Some(error);
                 None
@@ -214,14 +228,10 @@ fn trace<M: Backbone>(
             None => images.reshape([1, -1]),
         },
     )?;
-    if let Some(error) = failed {
-        return Err(error.into());
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok((captured, axes)),
     }
-    let product = |name: &str| axes.get(name).map_or_else(Product::default, |axes| Product::new(axes));
-    let layers = captured.layers();
-    let layers = layers.iter().map(|layer| Layer::new(layer, axes.get(&format!("{}.weight", layer.name))));
-    let parameters = captured.used_parameters().into_keys().map(product);
-    Ok(Trace { layers: layers.collect(), parameters: parameters.collect() })
 }
 
 /// The axes of every parameter by its path; those that are not elastic have fixed ones.

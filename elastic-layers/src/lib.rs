@@ -50,6 +50,7 @@ struct Guide;
 
 mod architecture;
 pub mod backbones;
+pub mod blocks;
 pub mod capture;
 mod cost;
 mod crop;

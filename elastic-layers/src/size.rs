@@ -84,6 +84,16 @@ impl Size {
         }
     }
 
+    /// Appends the positions in their space of the dimensions that the size depends on.
+    pub(crate) fn dimensions(&self, found: &mut Vec<usize>) {
+        match self {
+            Self::Fixed(_) => {}
+            Self::Elastic { index, .. } => found.push(*index),
+            Self::Sum(parts) => parts.iter().for_each(|part| part.dimensions(found)),
+            Self::Product(factors) => factors.iter().for_each(|factor| factor.dimensions(found)),
+        }
+    }
+
     /// The size of each of so many groups, if this size is written as a product with them.
     pub(crate) fn in_groups(&self, groups: &Self) -> Option<Self> {
         match (self, groups) {

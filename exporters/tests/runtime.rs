@@ -35,7 +35,7 @@ fn runtimes() -> Vec<RuntimeKind> {
     let available = runtime::available();
     if env::var_os("REQUIRE_ONNX_RUNTIME").is_some_and(|value| value == "1") {
         runtime::require(RuntimeKind::OnnxRuntime).expect("REQUIRE_ONNX_RUNTIME is set");
-        assert_eq!(available, RuntimeKind::ALL);
+        assert!(available.contains(&RuntimeKind::OnnxRuntime), "{available:?}");
     }
     assert_eq!(available.first(), Some(&RuntimeKind::Rten));
     available

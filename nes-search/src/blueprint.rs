@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
-use elastic_layers::{Architecture, Backbone, CostError, CostModel, Elastic, SearchSpace, SpaceError};
+use elastic_layers::blocks::BlockModel;
+use elastic_layers::{Architecture, Backbone, CostError, CostModel, Elastic, Macs, SearchSpace, SpaceError};
 
 use crate::budget::Budget;
+use crate::latency::{Latency, LatencyModel, LatencyTable};
 use crate::resource::{Bound, Count, Counted, Limit, Limits};
 use crate::rng::{Stream, derived_seed};
 
@@ -17,6 +19,7 @@ pub struct Blueprint<M> {
     build: Arc<Build<M>>,
     space: SearchSpace,
     cost: Arc<CostModel>,
+    blocks: Arc<BlockModel>,
 }
 
 impl<M: Backbone + 'static> Blueprint<M> {
@@ -35,7 +38,9 @@ impl<M: Backbone + 'static> Blueprint<M> {
         build(&mut space, &Device::default())?;
         let for_cost = build.clone();
         let cost = CostModel::new(&space, image, move |device| for_cost(&mut SearchSpace::new(), device));
-        Ok(Self { build, space, cost: Arc::new(cost) })
+        let for_blocks = build.clone();
+        let blocks = BlockModel::new(&space, image, move |device| for_blocks(&mut SearchSpace::new(), device));
+        Ok(Self { build, space, cost: Arc::new(cost), blocks: Arc::new(blocks) })
     }
 
     /// The search space.
@@ -56,12 +61,46 @@ impl<M: Backbone + 'static> Blueprint<M> {
     /// A budget of MACs, and bounds.
     ///
     /// # Errors
-    /// If what the backbone costs cannot be found.
+    /// If what the backbone costs cannot be found, or the budget is a time.
     pub fn limits(&self, budget: Budget, bounds: &[Bound]) -> Result<Limits, CostError> {
-        let budget = budget.resolve(self.cost.cost(&self.space.base())?.macs);
-        let limits = Limits::new(Limit::new(self.counted(Count::Macs), budget.as_f64()));
+        self.limits_by(budget, bounds, None)
+    }
+
+    /// A budget of MACs, or of time by a table, and bounds.
+    ///
+    /// # Errors
+    /// If what the backbone costs cannot be found, or the budget is a time and there is no table.
+    pub fn limits_by(
+        &self,
+        budget: Budget,
+        bounds: &[Bound],
+        table: Option<&LatencyTable>,
+    ) -> Result<Limits, CostError> {
+        let macs = |macs: Macs| Limit::new(self.counted(Count::Macs), macs.as_f64());
+        let budget = match (budget, table) {
+            (Budget::Macs(most), _) => macs(most),
+            (Budget::Fraction(fraction), _) => {
+                let backbone = self.cost.cost(&self.space.base())?.macs;
+                macs(Macs((backbone.as_f64() * fraction).round() as u64))
+            }
+            (Budget::Milliseconds(most), Some(table)) => Limit::new(self.latency(table), most),
+            (budget @ Budget::Milliseconds(_), None) => {
+                return Err(CostError::Other(format!("budget of {budget}: expected a latency table, found none")));
+            }
+        };
+        let limits = Limits::new(budget);
         let bound = |bound: &Bound| Limit::new(self.counted(bound.count), bound.most as f64);
         Ok(bounds.iter().map(bound).fold(limits, Limits::with_bound))
+    }
+
+    /// The latency of architectures by a table, as a limit of it needs.
+    pub fn latency(&self, table: &LatencyTable) -> Arc<Latency> {
+        Arc::new(Latency::new(self.blocks.clone(), LatencyModel::new(table)))
+    }
+
+    /// The fused blocks of architectures.
+    pub fn blocks(&self) -> &BlockModel {
+        &self.blocks
     }
 
     /// The supernet with initial weights of a seed.

@@ -16,22 +16,18 @@ pub enum Budget {
     Fraction(f64),
     /// MACs.
     Macs(Macs),
+    /// Milliseconds, by a latency table.
+    Milliseconds(f64),
 }
 
-impl Budget {
-    /// The budget in MACs for a backbone of the given MACs.
-    pub fn resolve(self, backbone: Macs) -> Macs {
-        match self {
-            Self::Fraction(fraction) => Macs((backbone.as_f64() * fraction).round() as u64),
-            Self::Macs(macs) => macs,
-        }
-    }
-}
+/// Longest budget, in ms.
+const LONGEST_MS: f64 = 1e6;
 
 /// A text that is no budget.
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error(
-    "a budget is a fraction of the backbone's MACs above 0 and up to 10 (0.1), or MACs (250k, 2.5M, 1G): found {0:?}"
+    "a budget is a fraction of the backbone's MACs above 0 and up to 10 (0.1), or MACs (250k, 2.5M, \
+     1G), or milliseconds (4ms): found {0:?}"
 )]
 pub struct BudgetError(String);
 
@@ -40,6 +36,10 @@ impl FromStr for Budget {
 
     fn from_str(text: &str) -> Result<Self, BudgetError> {
         let error = || BudgetError(text.to_string());
+        if let Some(ms) = text.trim().strip_suffix("ms") {
+            let ms = read_amount(ms).filter(|&(ms, unit)| unit == 1.0 && ms > 0.0 && ms <= LONGEST_MS);
+            return ms.map(|(ms, _)| Self::Milliseconds(ms)).ok_or_else(error);
+        }
         let (number, unit) = read_amount(text).ok_or_else(error)?;
         let macs = (number * unit).round();
         match (unit, number) {
@@ -78,6 +78,7 @@ impl fmt::Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fraction(fraction) => write!(f, "{fraction}"),
+            Self::Milliseconds(ms) => write!(f, "{ms}ms"),
             Self::Macs(Macs(macs)) if macs % 1000 == 0 => write!(f, "{}k", macs / 1000),
             Self::Macs(Macs(macs)) => write!(f, "{}k", *macs as f64 / 1e3),
         }
@@ -154,12 +155,16 @@ mod tests {
             ("2.5M", Budget::Macs(Macs(2_500_000))),
             ("1G", Budget::Macs(Macs(1_000_000_000))),
             ("300000", Budget::Macs(Macs(300_000))),
+            ("4ms", Budget::Milliseconds(4.0)),
+            ("0.35 ms", Budget::Milliseconds(0.35)),
         ] {
             let budget: Budget = text.parse().unwrap();
             assert_eq!(budget, expected, "{text}");
             assert_eq!(budget.to_string().parse(), Ok(expected), "{text} written and read again");
         }
-        for text in ["", "0", "-1", "nan", "inf", "1e30", "12q", "k", "0.0001k", "4ms", "-250k"] {
+        for text in
+            ["", "0", "-1", "nan", "inf", "1e30", "12q", "k", "0.0001k", "-4ms", "0ms", "ms", "4kms", "1e9ms", "-250k"]
+        {
             assert!(text.parse::<Budget>().is_err(), "{text:?} was taken for a budget");
         }
     }

@@ -30,6 +30,9 @@ pub struct Config {
     pub image_size: Option<usize>,
     /// What the found network may cost.
     pub budget: Budget,
+    /// The latency table that a budget in milliseconds is measured by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_table: Option<PathBuf>,
     /// What else it may take at most.
     #[serde(default)]
     pub bounds: Vec<Bound>,
@@ -182,6 +185,7 @@ fn laptop() -> Config {
         data: None,
         image_size: None,
         budget: Budget::Fraction(0.1),
+        latency_table: None,
         bounds: Vec::new(),
         seed: 1,
         seeds: 1,
@@ -264,6 +268,7 @@ fn comment(name: &str) -> Option<&'static str> {
              side is scaled to 1 / 0.875 of it, and the centre cut out."
         }
         "budget" => "A fraction of the backbone's MACs (\"0.1\"), or MACs (\"250k\", \"2.5M\").",
+        "latency_table" => "The latency table that a budget in milliseconds is measured by.",
         "bounds" => {
             "What else the found network may take at most: [\"parameters=5k\", \"activation-memory=64k\"], the second in \
              bytes for the input and output of one layer."
@@ -374,6 +379,7 @@ mod tests {
                 data: Some("some/where".into()),
                 image_size: Some(96),
                 threads: Some(3),
+                latency_table: Some("some/table.json".into()),
                 ..Config::preset(preset)
             };
             config.check().unwrap();
@@ -391,6 +397,7 @@ mod tests {
                 data: Some("some/where".into()),
                 image_size: Some(96),
                 threads: Some(3),
+                latency_table: Some("some/table.json".into()),
                 ..Config::preset(preset)
             };
             let text = config.to_toml();

@@ -9,6 +9,7 @@ pub mod data;
 mod estimator;
 mod evaluate;
 pub mod files;
+pub mod latency;
 mod observer;
 mod optimizer;
 mod params;

@@ -178,7 +178,15 @@ fn check_export(folder: &Path, out: &Path) {
     );
     let output = command(&["bench", "again.onnx", "--seconds", "0.05", "--json"], folder);
     let bench: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(bench["reports"][0]["file"], "again.onnx");
+    let runtimes = |bench: &Value| -> Vec<String> {
+        let reports = bench["reports"].as_array().expect("reports").iter();
+        reports.map(|report| report["runtime"].as_str().expect("a name").to_string()).collect()
+    };
+    assert!(bench["reports"][0]["file"] == "again.onnx" && !runtimes(&bench).contains(&"burn-flex".into()), "{bench}");
+    // Beside its weights, the network itself is measured too.
+    let output = command(&["bench", "a run/model.onnx", "--compare", "--seconds", "0.05", "--json"], folder);
+    let bench: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(runtimes(&bench).last().map(String::as_str), Some("burn-flex"), "{bench}");
 }
 
 /// The checker, the simplifier, and a count of MACs and parameters from the file's own shapes.

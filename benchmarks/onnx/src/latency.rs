@@ -12,30 +12,23 @@
 //! `/proc`. Where there is no `/proc`, the load average at the beginning stands in for it. It is flagged as well when
 //! p90 is above 1.25 times p50.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use exporters::runtime::{self, Runtime, RuntimeError, RuntimeKind};
-use ndarray::{ArrayD, IxDyn};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
-use rand_distr::{Distribution, StandardNormal};
 use thiserror::Error;
 
-use crate::noise::{OtherLoad, Watch, noise};
+use crate::contestant::{Contestant, measure_in_turn};
+use crate::noise::Watch;
 pub use crate::report::{BenchFile, BenchReport};
-use crate::statistics::{StatisticsError, Summary, milliseconds};
+use crate::statistics::StatisticsError;
 
 /// A measurement by time goes on until it has this many runs, however slow they are: percentiles of fewer say little.
 pub const MIN_ITERATIONS: usize = 10;
 
-/// How long one file runs before it is the next one's turn.
-const BLOCK: Duration = Duration::from_millis(100);
-
 /// More elements than this in an input are a damaged file or a mistyped batch; 4 GiB.
-const MAX_INPUT_ELEMENTS: usize = 1 << 30;
+pub(crate) const MAX_INPUT_ELEMENTS: usize = 1 << 30;
 
 /// How much to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +41,7 @@ pub enum Amount {
 
 impl Amount {
     /// The share that is done, 1 or more when it is enough.
-    fn share(self, elapsed: Duration, iterations: usize) -> f64 {
+    pub(crate) fn share(self, elapsed: Duration, iterations: usize) -> f64 {
         let share = match self {
             Self::Time(time) => elapsed.as_secs_f64() / time.as_secs_f64(),
             Self::Iterations(count) => iterations as f64 / count as f64,
@@ -68,6 +61,8 @@ pub struct BenchOptions {
     pub warmup: Amount,
     /// Runs that are counted. By time: at least [`MIN_ITERATIONS`] runs.
     pub measure: Amount,
+    /// How long one of several files runs before it is the next one's turn.
+    pub turn: Duration,
     /// Seed of the input, which is standard normal noise.
     pub seed: u64,
     /// Whether reports keep every sample.
@@ -82,6 +77,7 @@ impl Default for BenchOptions {
             batch: 1,
             warmup: Amount::Time(Duration::from_millis(300)),
             measure: Amount::Time(Duration::from_secs(2)),
+            turn: Duration::from_millis(100),
             seed: 0,
             keep_samples: false,
         }
@@ -167,6 +163,10 @@ pub struct Progress<'a> {
 /// Whom to tell about [`Progress`], if anyone.
 pub type Listener<'a> = Option<&'a mut dyn FnMut(&Progress<'_>)>;
 
+/// Makes a runtime of a file, or of what stands beside it: the runtime, the file, the number of threads. Files alone are
+/// for [`runtime::load`].
+pub type Loader<'a> = &'a mut dyn FnMut(RuntimeKind, &Path, usize) -> Result<Box<dyn Runtime>, RuntimeError>;
+
 /// Measures one file on one runtime.
 ///
 /// The input has the file's own sizes and the batch of `options`; its values are standard normal noise.
@@ -204,6 +204,20 @@ pub fn bench_file(
 pub fn compare(
     entries: &[(&Path, RuntimeKind)],
     options: &BenchOptions,
+    listener: Listener<'_>,
+) -> Result<Vec<BenchReport>, BenchError> {
+    compare_with(entries, options, &mut runtime::load, listener)
+}
+
+/// As [`compare`], with another way to make a runtime of an entry.
+///
+/// # Errors
+///
+/// Those of [`compare`].
+pub fn compare_with(
+    entries: &[(&Path, RuntimeKind)],
+    options: &BenchOptions,
+    loader: Loader<'_>,
     mut listener: Listener<'_>,
 ) -> Result<Vec<BenchReport>, BenchError> {
     let nothing = [
@@ -216,7 +230,7 @@ pub fn compare(
     }
     let mut contestants = Vec::with_capacity(entries.len());
     for &(path, kind) in entries {
-        contestants.push(Contestant::prepare(path, kind, options, &mut listener)?);
+        contestants.push(Contestant::prepare(path, kind, options, loader, &mut listener)?);
     }
     let watch = Watch::start();
     let start = Instant::now();
@@ -225,195 +239,9 @@ pub fn compare(
     contestants.into_iter().map(|contestant| contestant.report(options, &load)).collect()
 }
 
-fn measure_in_turn(
-    contestants: &mut [Contestant],
-    options: &BenchOptions,
-    listener: &mut Listener<'_>,
-) -> Result<(), BenchError> {
-    let alone = contestants.len() == 1;
-    let mut order: Vec<usize> = (0..contestants.len()).collect();
-    while contestants.iter().any(|contestant| contestant.share(options) < 1.0) {
-        for &index in &order {
-            if contestants[index].share(options) < 1.0 {
-                contestants[index].block(options, alone)?;
-                let shares = contestants.iter().map(|contestant| contestant.share(options).min(1.0));
-                let done = shares.sum::<f64>() / contestants.len() as f64;
-                contestants[index].tell(listener, Phase::Measure, done);
-            }
-        }
-        order.reverse();
-    }
-    Ok(())
-}
-
-/// A loaded file and its samples.
-struct Contestant {
-    path: PathBuf,
-    file_bytes: u64,
-    runtime: Box<dyn Runtime>,
-    input: ArrayD<f32>,
-    first: Duration,
-    samples: Vec<Duration>,
-    elapsed: Duration,
-}
-
-impl Contestant {
-    /// Loads the file, runs it once, and warms it up.
-    fn prepare(
-        path: &Path,
-        kind: RuntimeKind,
-        options: &BenchOptions,
-        listener: &mut Listener<'_>,
-    ) -> Result<Self, BenchError> {
-        if let Some(listener) = listener {
-            listener(&Progress { path, runtime: kind, phase: Phase::Load, done: 0.0 });
-        }
-        let runtime = runtime::load(kind, path, options.threads)?;
-        let metadata = fs::metadata(path);
-        let file_bytes = metadata.map_err(|source| BenchError::FileSize { path: path.to_owned(), source })?.len();
-        let shape = input_shape(path, &runtime.input_shape(), options.batch)?;
-        let mut contestant = Self {
-            path: path.to_owned(),
-            file_bytes,
-            runtime,
-            input: noise_input(&shape, options.seed),
-            first: Duration::ZERO,
-            samples: Vec::new(),
-            elapsed: Duration::ZERO,
-        };
-        contestant.tell(listener, Phase::WarmUp, 0.0);
-        contestant.first = contestant.run()?;
-        let (mut elapsed, mut iterations) = (Duration::ZERO, 0);
-        while options.warmup.share(elapsed, iterations) < 1.0 {
-            elapsed += contestant.run()?;
-            iterations += 1;
-        }
-        Ok(contestant)
-    }
-
-    fn run(&mut self) -> Result<Duration, BenchError> {
-        let start = Instant::now();
-        let output = self.runtime.run(&self.input)?;
-        let duration = start.elapsed();
-        std::hint::black_box(&output);
-        Ok(duration)
-    }
-
-    /// Share of the measurement that is done, 1 or more when it is enough.
-    fn share(&self, options: &BenchOptions) -> f64 {
-        let share = options.measure.share(self.elapsed, self.samples.len());
-        match options.measure {
-            Amount::Time(_) => share.min(self.samples.len() as f64 / MIN_ITERATIONS as f64),
-            Amount::Iterations(_) => share,
-        }
-    }
-
-    fn block(&mut self, options: &BenchOptions, alone: bool) -> Result<(), BenchError> {
-        if !alone {
-            self.run()?;
-        }
-        let before = self.elapsed;
-        loop {
-            let duration = self.run()?;
-            self.samples.push(duration);
-            self.elapsed += duration;
-            if self.elapsed - before >= BLOCK || self.share(options) >= 1.0 {
-                return Ok(());
-            }
-        }
-    }
-
-    fn tell(&self, listener: &mut Listener<'_>, phase: Phase, done: f64) {
-        if let Some(listener) = listener {
-            listener(&Progress { path: &self.path, runtime: self.runtime.kind(), phase, done });
-        }
-    }
-
-    fn report(self, options: &BenchOptions, load: &OtherLoad) -> Result<BenchReport, BenchError> {
-        let summary = Summary::from_durations(&self.samples)?;
-        let noisy_reason = noise(load, options.threads, &summary);
-        let samples = if options.keep_samples { self.samples } else { Vec::new() };
-        Ok(BenchReport {
-            file: self.path.display().to_string(),
-            file_bytes: self.file_bytes,
-            runtime: self.runtime.kind(),
-            runtime_version: self.runtime.version(),
-            threads: options.threads,
-            batch: options.batch,
-            input_shape: self.input.shape().to_vec(),
-            first_ms: milliseconds(self.first),
-            iterations: summary.count,
-            min_ms: summary.min,
-            mean_ms: summary.mean,
-            p50_ms: summary.p50,
-            p90_ms: summary.p90,
-            p95_ms: summary.p95,
-            p99_ms: summary.p99,
-            sd_ms: summary.sd,
-            throughput_per_s: options.batch as f64 * 1e3 / summary.mean,
-            load_before: load.load_average[0],
-            load_after: load.load_average[1],
-            other_busy_cores: load.busy_cores,
-            noisy: noisy_reason.is_some(),
-            noisy_reason,
-            samples_ms: samples.into_iter().map(milliseconds).collect(),
-        })
-    }
-}
-
-/// The file's own sizes, with `batch` on the first axis.
-fn input_shape(path: &Path, declared: &[Option<usize>], batch: usize) -> Result<Vec<usize>, BenchError> {
-    let axes = |found: String| BenchError::InputAxes { path: path.to_owned(), found };
-    let (first, rest) = declared.split_first().ok_or_else(|| axes("no axes".to_owned()))?;
-    if let Some(found) = first.filter(|&found| found != batch) {
-        return Err(BenchError::FixedBatch { path: path.to_owned(), expected: batch, found });
-    }
-    let mut shape = vec![batch];
-    for (index, size) in rest.iter().enumerate() {
-        shape.push(size.ok_or_else(|| axes(format!("axis {} of free size", index + 1)))?);
-    }
-    let elements = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
-    if elements.is_none_or(|elements| elements > MAX_INPUT_ELEMENTS) {
-        return Err(BenchError::InputTooLarge { path: path.to_owned(), shape });
-    }
-    Ok(shape)
-}
-
-fn noise_input(shape: &[usize], seed: u64) -> ArrayD<f32> {
-    let mut generator = ChaCha8Rng::seed_from_u64(seed);
-    ArrayD::from_shape_simple_fn(IxDyn(shape), || StandardNormal.sample(&mut generator))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn inputs_are_standard_normal_and_repeatable() {
-        let input = noise_input(&[2, 50, 100], 7);
-        assert_eq!(input, noise_input(&[2, 50, 100], 7));
-        assert_ne!(input, noise_input(&[2, 50, 100], 8));
-        // 10,000 values: the mean is within 5 / sqrt(10,000), the variance within 5 sqrt(2 / 10,000), but for one case
-        // in a million.
-        let values: Vec<f64> = input.iter().map(|&value| f64::from(value)).collect();
-        let (mean, sd) = crate::statistics::mean_and_sd(&values).expect("values");
-        assert!(mean.abs() < 0.05, "{mean}");
-        assert!((sd * sd - 1.0).abs() < 0.071, "{sd}");
-    }
-
-    #[test]
-    fn shapes_that_the_options_do_not_determine_are_errors() {
-        let shape = |declared: &[Option<usize>]| input_shape(Path::new("m.onnx"), declared, 2);
-        assert_eq!(shape(&[None, Some(3), Some(8)]).expect("symbolic batch"), [2, 3, 8]);
-        assert_eq!(shape(&[Some(2), Some(3)]).expect("the same batch"), [2, 3]);
-        let fixed = shape(&[Some(1), Some(3)]).expect_err("another batch").to_string();
-        assert_eq!(fixed, "`m.onnx`: expected a symbolic batch or a batch of 2, found a fixed batch of 1");
-        let free = shape(&[None, Some(1), None]).expect_err("free size").to_string();
-        assert!(free.ends_with("found axis 2 of free size"), "{free}");
-        assert!(matches!(shape(&[]), Err(BenchError::InputAxes { .. })));
-        assert!(matches!(shape(&[None, Some(usize::MAX)]), Err(BenchError::InputTooLarge { .. })));
-        assert!(matches!(shape(&[None, Some(1 << 30)]), Err(BenchError::InputTooLarge { .. })));
-    }
 
     #[test]
     fn an_amount_is_done_by_time_or_by_count() {

@@ -16,6 +16,9 @@ pub struct BenchReport {
     pub runtime: RuntimeKind,
     /// The runtime's version.
     pub runtime_version: String,
+    /// What the runtime was told besides the number of threads.
+    #[serde(default)]
+    pub runtime_options: String,
     /// Threads that the runtime computed with.
     pub threads: usize,
     /// Images in one run.
@@ -52,6 +55,13 @@ pub struct BenchReport {
     pub noisy: bool,
     /// Why.
     pub noisy_reason: Option<String>,
+    /// Largest resident memory of a process of its own that loads the file and runs it a few times, its program and the
+    /// runtime's library included; `None` where it was not measured.
+    #[serde(default)]
+    pub peak_memory_bytes: Option<u64>,
+    /// Median over that of the first report of a comparison.
+    #[serde(default)]
+    pub p50_ratio: Option<f64>,
     /// Every sample in ms, in the order in which they were taken, if they were asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples_ms: Vec<f64>,

@@ -9,7 +9,7 @@ use onnx_bench::machine::Machine;
 use onnx_bench::statistics::Summary;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../exporters/tests/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../exporters/tests/fixtures").join(name)
 }
 
 fn counted(iterations: usize) -> BenchOptions {

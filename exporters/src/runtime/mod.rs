@@ -1,8 +1,9 @@
 //! ONNX runtimes behind one trait: load a file, ask for its input shape, run it.
 //!
-//! Two runtimes are known. [`RuntimeKind::Rten`] is compiled in. [`RuntimeKind::OnnxRuntime`] is a shared library that
-//! is looked for when it is first asked for: at `ORT_DYLIB_PATH`, else inside the `onnxruntime` package of the
-//! `python3` on `PATH`.
+//! [`RuntimeKind::Rten`] is compiled in. [`RuntimeKind::OnnxRuntime`] is a shared library that is looked for when it is
+//! first asked for: at `ORT_DYLIB_PATH`, else inside the `onnxruntime` package of the `python3` on `PATH`.
+//! [`RuntimeKind::Tract`] is compiled in with the feature `tract`. [`RuntimeKind::BurnFlex`] names what Burn itself
+//! computes, where that is compared with the others; it reads no files.
 //!
 //! Inputs are `f32`; outputs are too, or `i64`, which come out as `f32`. Most networks have one of each, for which
 //! [`Runtime::run`] is the short form.
@@ -21,6 +22,8 @@
 
 mod onnx_runtime;
 mod rten;
+#[cfg(feature = "tract")]
+mod tract;
 mod wire;
 
 use std::any::Any;
@@ -34,8 +37,8 @@ use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Which ONNX runtime executes a file. Its text form is `rten` or `onnx-runtime`, in files and on the command line
-/// alike.
+/// What executes a network. Its text form is `rten`, `onnx-runtime`, `tract` or `burn-flex`, in files and on the command
+/// line alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RuntimeKind {
@@ -43,17 +46,23 @@ pub enum RuntimeKind {
     Rten,
     /// [ONNX Runtime](https://onnxruntime.ai): a shared library found at run time; its CPU execution provider.
     OnnxRuntime,
+    /// [tract](https://docs.rs/tract-onnx): in Rust, compiled in with the feature `tract`; computes with one thread.
+    Tract,
+    /// Burn's flex backend, on the network that a file was exported from.
+    BurnFlex,
 }
 
 impl RuntimeKind {
     /// Every runtime, in the order in which reports list them.
-    pub const ALL: [Self; 2] = [Self::Rten, Self::OnnxRuntime];
+    pub const ALL: [Self; 4] = [Self::Rten, Self::OnnxRuntime, Self::Tract, Self::BurnFlex];
 
     /// The text form, e.g. `onnx-runtime`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rten => "rten",
             Self::OnnxRuntime => "onnx-runtime",
+            Self::Tract => "tract",
+            Self::BurnFlex => "burn-flex",
         }
     }
 }
@@ -80,7 +89,7 @@ impl FromStr for RuntimeKind {
 #[non_exhaustive]
 pub enum RuntimeError {
     /// The text names no runtime.
-    #[error("unknown runtime: expected `rten` or `onnx-runtime`, found `{found}`")]
+    #[error("unknown runtime: expected `rten`, `onnx-runtime`, `tract` or `burn-flex`, found `{found}`")]
     UnknownRuntime {
         /// The text.
         found: String,
@@ -88,6 +97,25 @@ pub enum RuntimeError {
     /// A runtime cannot compute with no thread.
     #[error("number of threads of a runtime: expected at least 1, found 0")]
     NoThreads,
+    /// The runtime computes with one thread only.
+    #[error("number of threads of {runtime}: expected 1, found {found}")]
+    OneThread {
+        /// The runtime.
+        runtime: RuntimeKind,
+        /// The number that was asked for.
+        found: usize,
+    },
+    /// The runtime is not part of this program.
+    #[error("{runtime} is not compiled in: expected a build with the feature `tract`")]
+    NotCompiledIn {
+        /// The runtime.
+        runtime: RuntimeKind,
+    },
+    /// Burn has no network for a file.
+    #[error(
+        "burn-flex runs the network that a file was exported from: expected its trained weights, found an ONNX file alone"
+    )]
+    NoNetwork,
     /// The file cannot be read.
     #[error("cannot read `{}`: {source}", path.display())]
     Read {
@@ -184,6 +212,9 @@ pub trait Runtime: Send + Debug {
     /// The runtime's version, e.g. `1.24.0`.
     fn version(&self) -> String;
 
+    /// What the runtime was told besides the number of threads, for reports.
+    fn options(&self) -> &'static str;
+
     /// Sizes of the axes of every input as the file declares them; `None` for an axis of free size, such as a symbolic
     /// batch.
     fn input_shapes(&self) -> &[Vec<Option<usize>>];
@@ -249,10 +280,16 @@ pub fn load_any(kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dy
     match kind {
         RuntimeKind::Rten => Ok(Box::new(rten::Rten::load(path, threads)?)),
         RuntimeKind::OnnxRuntime => Ok(Box::new(onnx_runtime::OnnxRuntime::load(path, threads)?)),
+        #[cfg(feature = "tract")]
+        RuntimeKind::Tract => Ok(Box::new(tract::Tract::load(path, threads)?)),
+        #[cfg(not(feature = "tract"))]
+        RuntimeKind::Tract => Err(RuntimeError::NotCompiledIn { runtime: kind }),
+        RuntimeKind::BurnFlex => Err(RuntimeError::NoNetwork),
     }
 }
 
-/// The runtimes that this machine has: rten always, ONNX Runtime where its library is found and usable.
+/// The runtimes that load files on this machine: rten always, ONNX Runtime where its library is found and usable, tract
+/// where it is compiled in.
 ///
 /// The first call looks for the library, which takes a fraction of a second; the answer is kept for the life of the
 /// process.
@@ -264,15 +301,25 @@ pub fn available() -> Vec<RuntimeKind> {
 ///
 /// # Errors
 ///
-/// [`RuntimeError::LibraryNotFound`] or [`RuntimeError::LibraryUnusable`] where ONNX Runtime cannot be used.
+/// [`RuntimeError::LibraryNotFound`] or [`RuntimeError::LibraryUnusable`] where ONNX Runtime cannot be used;
+/// [`RuntimeError::NotCompiledIn`] for tract without the feature of that name; [`RuntimeError::NoNetwork`] for Burn.
 pub fn require(kind: RuntimeKind) -> Result<(), RuntimeError> {
     match kind {
         RuntimeKind::Rten => Ok(()),
+        RuntimeKind::Tract if cfg!(feature = "tract") => Ok(()),
+        RuntimeKind::Tract => Err(RuntimeError::NotCompiledIn { runtime: kind }),
+        RuntimeKind::BurnFlex => Err(RuntimeError::NoNetwork),
         RuntimeKind::OnnxRuntime => onnx_runtime::require(),
     }
 }
 
-fn check_inputs(path: &Path, expected: &[Vec<Option<usize>>], found: &[&ArrayD<f32>]) -> Result<(), RuntimeError> {
+/// Checks data against the shapes that a network declares.
+///
+/// # Errors
+///
+/// [`RuntimeError::InputCount`] for other than all inputs, [`RuntimeError::InputShape`] where a shape differs; a free axis
+/// (`None`) takes any size but 0.
+pub fn check_inputs(path: &Path, expected: &[Vec<Option<usize>>], found: &[&ArrayD<f32>]) -> Result<(), RuntimeError> {
     if expected.len() != found.len() {
         return Err(RuntimeError::InputCount { path: path.to_owned(), expected: expected.len(), found: found.len() });
     }
@@ -318,8 +365,8 @@ mod tests {
             assert_eq!(serde_json::to_string(&kind).expect("a string"), format!("\"{kind}\""));
             assert_eq!(kind.name().parse::<RuntimeKind>().expect("its own name"), kind);
         }
-        let error = "tract".parse::<RuntimeKind>().expect_err("not a runtime");
-        assert_eq!(error.to_string(), "unknown runtime: expected `rten` or `onnx-runtime`, found `tract`");
+        let error = "tensorrt".parse::<RuntimeKind>().expect_err("not a runtime");
+        assert!(error.to_string().ends_with("`tract` or `burn-flex`, found `tensorrt`"), "{error}");
     }
 
     #[test]

@@ -96,6 +96,10 @@ impl Runtime for OnnxRuntime {
         self.version.to_owned()
     }
 
+    fn options(&self) -> &'static str {
+        "CPU execution provider with arena; all graph optimisations; inter-op threads 1; no spinning"
+    }
+
     fn input_shapes(&self) -> &[Vec<Option<usize>>] {
         &self.input_shapes
     }

@@ -71,6 +71,10 @@ impl Runtime for Rten {
         VERSION.to_owned()
     }
 
+    fn options(&self) -> &'static str {
+        "default graph optimisations; a thread pool of its own"
+    }
+
     fn input_shapes(&self) -> &[Vec<Option<usize>>] {
         &self.input_shapes
     }

@@ -1,100 +1,145 @@
-//! The command `bench`.
+//! The command `bench`: the flags and the output are those of `onnx-bench`; networks of run directories come to it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
-use clap::{Args, ValueEnum};
-use comfy_table::presets::NOTHING;
-use comfy_table::{CellAlignment, Table};
-use exporters::runtime::{RuntimeKind, available};
-use onnx_bench::latency::{Amount, BenchOptions, compare};
-use onnx_bench::machine::Machine;
-use onnx_bench::report::BenchFile;
+use burn::tensor::{Device, Tensor, TensorData};
+use clap::Args;
+use elastic_layers::Backbone;
+use exporters::runtime::{self, Runtime, RuntimeError, RuntimeKind, check_inputs};
+use ndarray::{ArrayD, IxDyn};
+use nes_search::AnyBackbone;
+use onnx_bench::cli::{BenchArguments, Host};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// Measures ONNX files, by any exporter, on rten and, where its library is found, on ONNX Runtime.
+use super::directory::{ARCHITECTURE, WEIGHTS, config_of};
+use super::job::Job;
+
+/// Measures ONNX files, by any exporter, on every runtime that this machine has, and networks of run directories on
+/// Burn's flex backend as well.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   nes-search bench model.onnx
-  nes-search bench a.onnx b.onnx --runtime onnx-runtime --threads 2 --json")]
+  nes-search bench a.onnx b.onnx --compare --runtime onnx-runtime --threads 2 --json
+  nes-search bench runs/mine/model.onnx        with Burn's flex backend on the weights beside the file")]
 pub struct Bench {
-    /// Files, which are run in turn.
-    #[arg(required = true)]
-    files: Vec<PathBuf>,
-    /// One runtime instead of all that this machine has.
-    #[arg(long)]
-    runtime: Option<RuntimeName>,
-    /// Threads that a runtime computes with.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: u16,
-    /// Images in one run.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    batch: u32,
-    /// Seconds of measurement for each file and runtime.
-    #[arg(long, default_value_t = 2.0, value_parser = seconds)]
-    seconds: f64,
-    /// Prints JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum RuntimeName {
-    Rten,
-    OnnxRuntime,
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(seconds) if (0.01..=3600.0).contains(&seconds) => Ok(seconds),
-        _ => Err("expected 0.01 to 3600".into()),
-    }
+    #[command(flatten)]
+    bench: BenchArguments,
 }
 
 impl Bench {
-    pub fn run(self) -> anyhow::Result<()> {
-        let runtimes = match self.runtime {
-            Some(RuntimeName::Rten) => vec![RuntimeKind::Rten],
-            Some(RuntimeName::OnnxRuntime) => vec![RuntimeKind::OnnxRuntime],
-            None => available(),
-        };
-        let options = BenchOptions {
-            threads: self.threads.into(),
-            batch: self.batch as usize,
-            measure: Amount::Time(Duration::from_secs_f64(self.seconds)),
-            ..BenchOptions::default()
-        };
-        let mut reports = Vec::new();
-        for runtime in runtimes {
-            let entries: Vec<(&Path, RuntimeKind)> = self.files.iter().map(|file| (file.as_path(), runtime)).collect();
-            reports.extend(compare(&entries, &options, None)?);
-        }
-        let file = BenchFile { machine: Machine::describe(), reports };
-        if self.json { super::print_json(&file) } else { super::print(&table(&file)) }
+    pub fn run(&self) -> anyhow::Result<()> {
+        super::print(&self.bench.run(&mut RunDirectories)?)
     }
 }
 
-fn table(file: &BenchFile) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(["file", "runtime", "threads", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", ""]);
-    for report in &file.reports {
-        table.add_row([
-            report.file.clone(),
-            format!("{} {}", report.runtime, report.runtime_version),
-            report.threads.to_string(),
-            report.batch.to_string(),
-            format!("{:.3}", report.p50_ms),
-            format!("{:.3}", report.p90_ms),
-            format!("{:.3}", report.p99_ms),
-            format!("{:.0}", report.throughput_per_s),
-            if report.noisy { "noisy".into() } else { String::new() },
-        ]);
+/// Files that may stand in run directories.
+struct RunDirectories;
+
+/// The directory of a file.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+impl Host for RunDirectories {
+    fn prefix(&self) -> &[&str] {
+        &["bench"]
     }
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
+
+    fn has_network(&self, path: &Path) -> bool {
+        let directory = directory_of(path);
+        [WEIGHTS, ARCHITECTURE].iter().all(|name| directory.join(name).is_file()) && config_of(directory).is_ok()
     }
-    let noisy = file.reports.iter().filter_map(|report| report.noisy_reason.as_deref());
-    let reasons: String = noisy.map(|reason| format!("noisy: {reason}\n")).collect();
-    format!("{table}\n\n{}\n{reasons}", file.machine.cpu)
+
+    fn load(&mut self, kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dyn Runtime>, RuntimeError> {
+        match kind {
+            RuntimeKind::BurnFlex if self.has_network(path) => {
+                Ok(Box::new(Flex::load(path, threads).map_err(|error| RuntimeError::Load {
+                    runtime: kind,
+                    path: path.to_owned(),
+                    reason: format!("{error:#}"),
+                })?))
+            }
+            _ => runtime::load(kind, path, threads),
+        }
+    }
+}
+
+/// A trained network on Burn's flex backend, with threads of its own.
+struct Flex {
+    path: PathBuf,
+    network: AnyBackbone,
+    /// One: it has one input.
+    input_shapes: Vec<Vec<Option<usize>>>,
+    pool: Arc<ThreadPool>,
+}
+
+impl std::fmt::Debug for Flex {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Flex").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Flex {
+    fn load(path: &Path, threads: usize) -> anyhow::Result<Self> {
+        let directory = directory_of(path);
+        let job = Job::load(config_of(directory)?)?;
+        let (_, network) = job.network(directory)?;
+        let [_, channels, height, width] = job.data.train.shape();
+        let input_shapes = vec![vec![None, Some(channels), Some(height), Some(width)]];
+        let pool = Arc::new(ThreadPoolBuilder::new().num_threads(threads).build()?);
+        Ok(Self { path: path.to_owned(), network, input_shapes, pool })
+    }
+}
+
+impl Runtime for Flex {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::BurnFlex
+    }
+
+    fn version(&self) -> String {
+        BURN_VERSION.to_owned()
+    }
+
+    fn options(&self) -> &'static str {
+        "the project's kernels, unless ELASTIC_KERNELS=off; a thread pool of its own"
+    }
+
+    fn input_shapes(&self) -> &[Vec<Option<usize>>] {
+        &self.input_shapes
+    }
+
+    fn outputs(&self) -> usize {
+        1
+    }
+
+    fn run_all(&mut self, inputs: &[&ArrayD<f32>]) -> Result<Vec<ArrayD<f32>>, RuntimeError> {
+        check_inputs(&self.path, &self.input_shapes, inputs)?;
+        // There is one, as has been checked.
+        let input = inputs[0];
+        let error = |reason| RuntimeError::Run { runtime: RuntimeKind::BurnFlex, path: self.path.clone(), reason };
+        let data = TensorData::new(input.iter().copied().collect::<Vec<f32>>(), input.shape());
+        let output =
+            self.pool.install(|| self.network.forward(Tensor::<4>::from_data(data, &Device::default())).into_data());
+        let shape = output.shape().to_vec();
+        let values = output.try_into_vec::<f32>().map_err(|failure| error(format!("{failure:?}")))?;
+        let output = ArrayD::from_shape_vec(IxDyn(&shape), values).map_err(|failure| error(failure.to_string()));
+        Ok(vec![output?])
+    }
+}
+
+/// Burn does not tell its version; a test compares this with `Cargo.lock`.
+const BURN_VERSION: &str = "0.22.1";
+
+#[cfg(test)]
+mod tests {
+    use super::BURN_VERSION;
+
+    #[test]
+    fn version_is_the_locked_one() {
+        let lock = include_str!("../../../Cargo.lock");
+        let entry = format!("name = \"burn\"\nversion = \"{BURN_VERSION}\"\n");
+        assert!(lock.contains(&entry), "expected {entry}");
+    }
 }

@@ -10,6 +10,7 @@ use elastic_layers::{Architecture, ArchitectureFile, Backbone, ElasticDim, Macs,
 use exporters::runtime::available;
 use exporters::{OnnxExporter, OnnxModel, Tolerance, VerifyReport, reference};
 use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
+use nes_search::latency::LatencyTable;
 use nes_search::search::{CheckpointError, HISTORY, SearchCost, SharedAccuracy, Trial};
 use nes_search::{AnyBackbone, Blueprint, Config, Found, Limits, Observer, Projection, Search, SearchError, Task};
 use serde::{Deserialize, Serialize};
@@ -85,7 +86,8 @@ impl Job {
         let (backbone, classes, image) = (config.backbone, data.class_names.len(), [channels, height, width]);
         let build = move |space: &mut SearchSpace, device: &Device| backbone.init(image, classes, space, device);
         let blueprint = Blueprint::new(image, build).with_context(|| format!("backbone {backbone}"))?;
-        let limits = blueprint.limits(config.budget, &config.bounds)?;
+        let table = config.latency_table.as_deref().map(LatencyTable::read).transpose()?;
+        let limits = blueprint.limits_by(config.budget, &config.bounds, table.as_ref())?;
         let normalization = Normalization::of(&data.train)?;
         let threads = config.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
         let devices = vec![Device::default(); threads];

@@ -8,6 +8,7 @@ mod fidelity;
 mod inspect;
 mod int8;
 mod job;
+mod lut;
 mod options;
 mod progress;
 mod run;
@@ -36,6 +37,7 @@ enum Command {
     Train(run::Train),
     Export(export::Export),
     Bench(bench::Bench),
+    Lut(lut::Lut),
     Inspect(inspect::Inspect),
     Watch(watch::Watch),
     Fidelity(fidelity::Fidelity),
@@ -61,6 +63,7 @@ impl Cli {
             Command::Train(train) => train.run(),
             Command::Export(export) => export.run(),
             Command::Bench(bench) => bench.run(),
+            Command::Lut(lut) => lut.run(),
             Command::Inspect(inspect) => inspect.run(),
             Command::Watch(watch) => watch.run(),
             Command::Fidelity(fidelity) => fidelity.run(),

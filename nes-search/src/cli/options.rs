@@ -30,6 +30,9 @@ pub struct ConfigOptions {
     /// What the found network may cost: a fraction of the backbone's MACs (0.1), or MACs (250k, 2.5M).
     #[arg(long, value_name = "BUDGET")]
     budget: Option<Budget>,
+    /// A table of `lut build`, for a budget in milliseconds.
+    #[arg(long, value_name = "FILE")]
+    latency_table: Option<PathBuf>,
     /// What else it may take at most: parameters=5k, or activation-memory=64k (bytes for the input and output of one
     /// layer); several times for several bounds, which replace those of the configuration.
     #[arg(long = "bound", value_name = "NAME=N")]
@@ -65,6 +68,12 @@ impl ConfigOptions {
         config.backbone = self.backbone.unwrap_or(config.backbone);
         config.image_size = self.image_size.or(config.image_size);
         config.budget = self.budget.unwrap_or(config.budget);
+        if let Some(table) = &self.latency_table {
+            config.latency_table = Some(table.clone());
+        }
+        if let Some(table) = &mut config.latency_table {
+            *table = fs::canonicalize(&*table).with_context(|| table.display().to_string())?;
+        }
         if !self.bounds.is_empty() {
             config.bounds.clone_from(&self.bounds);
         }

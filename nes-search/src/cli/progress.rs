@@ -36,7 +36,8 @@ pub struct Status {
 pub struct Terminal {
     interrupted: Arc<AtomicBool>,
     phase: Option<Phase>,
-    status: PathBuf,
+    /// Where the status is written, if anywhere.
+    status: Option<PathBuf>,
     told: Option<Instant>,
 }
 
@@ -55,6 +56,14 @@ impl Terminal {
     /// # Errors
     /// If the signal cannot be handled.
     pub fn new(directory: &Path) -> anyhow::Result<Self> {
+        Ok(Self { status: Some(directory.join(STATUS)), ..Self::without_status()? })
+    }
+
+    /// As [`new`](Self::new), for a job that has no run directory.
+    ///
+    /// # Errors
+    /// If the signal cannot be handled.
+    pub fn without_status() -> anyhow::Result<Self> {
         let interrupted = Arc::new(AtomicBool::new(false));
         let flag = interrupted.clone();
         ctrlc::set_handler(move || {
@@ -64,7 +73,7 @@ impl Terminal {
             note("stopping; once more to stop without saving");
         })
         .context("cannot handle Ctrl-C")?;
-        Ok(Self { interrupted, phase: None, status: directory.join(STATUS), told: None })
+        Ok(Self { interrupted, phase: None, status: None, told: None })
     }
 
     fn finish(&mut self) {
@@ -113,7 +122,9 @@ impl Observer for Terminal {
                 self.told = Some(Instant::now());
                 // A job does not end because nobody can watch it; what has to be kept is written elsewhere.
                 let status = serde_json::to_vec(&phase.status(done, total, message.clone())).unwrap_or_default();
-                let _ = files::write_quickly(&self.status, &status);
+                if let Some(path) = &self.status {
+                    let _ = files::write_quickly(path, &status);
+                }
             }
             phase.bar.set_message(message);
             phase.bar.set_position(done as u64);

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use elastic_layers::Macs;
 use exporters::runtime::{RuntimeKind, available};
-use nes_search::{Observer, Progress, baselines};
+use nes_search::{Budget, Observer, Progress, baselines};
 use onnx_bench::latency::{Amount, BenchOptions, compare};
 use onnx_bench::machine::Machine;
 use onnx_bench::report::{BenchFile, BenchReport};
@@ -79,7 +79,7 @@ pub struct Place {
     #[arg(
         long,
         value_name = "DIR",
-        conflicts_with_all = ["out", "overwrite", "preset", "config", "backbone", "data", "image_size", "budget", "bounds", "searcher", "seed", "seeds", "threads"]
+        conflicts_with_all = ["out", "overwrite", "preset", "config", "backbone", "data", "image_size", "budget", "latency_table", "bounds", "searcher", "seed", "seeds", "threads"]
     )]
     resume: Option<PathBuf>,
     #[command(flatten)]
@@ -149,7 +149,10 @@ impl SearchCommand {
         }
         let cost = job.blueprint.cost().cost(&found)?;
         let mut text = format!("{found}\n\n");
-        text += &format!("MACs {} ({:.3} of the budget), ", cost.macs.0, job.limits.budget().ratio(&found)?);
+        let budget = job.limits.budget();
+        let share =
+            format!("{:.3} of the budget of {} {}", budget.ratio(&found)?, budget.most(), budget.resource().unit());
+        text += &format!("MACs {}, {share}, ", cost.macs.0);
         text += &format!("parameters {}\n", cost.parameters);
         let took = search.cost;
         text += &format!("search: {} images, {:.0} s, {} views scored\n", took.images, took.seconds, took.evaluations);
@@ -266,12 +269,17 @@ fn summary(
         rows.push(Row {
             name: network.name.into(),
             macs: cost.macs,
+            of_budget: job.limits.budget().ratio(&network.architecture)?,
             parameters: cost.parameters,
             accuracy: seeds.iter().filter_map(of_seed).collect(),
             onnx_p50_ms: report.p50_ms,
             onnx_p90_ms: report.p90_ms,
         });
     }
-    let budget_macs = Macs(job.limits.budget().most() as u64);
-    Ok(Summary { budget_macs, seeds, search: search.cost, onnx_runtime: RUNTIME, rows })
+    let most = job.limits.budget().most();
+    let (budget_macs, budget_ms) = match job.config.budget {
+        Budget::Milliseconds(_) => (None, Some(most)),
+        _ => (Some(Macs(most as u64)), None),
+    };
+    Ok(Summary { budget_macs, budget_ms, seeds, search: search.cost, onnx_runtime: RUNTIME, rows })
 }

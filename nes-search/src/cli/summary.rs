@@ -18,7 +18,11 @@ pub const RUNTIME: RuntimeKind = RuntimeKind::Rten;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Summary {
     /// R_t.
-    pub budget_macs: Macs,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_macs: Option<Macs>,
+    /// The budget, where it is a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_ms: Option<f64>,
     /// Seeds of the trainings, in the order of each row's accuracies.
     pub seeds: Vec<u64>,
     /// What the search took.
@@ -34,6 +38,8 @@ pub struct Summary {
 pub struct Row {
     pub name: String,
     pub macs: Macs,
+    /// The share of the budget that it takes.
+    pub of_budget: f64,
     pub parameters: u64,
     /// Share of the test images classified rightly, one for each seed; none, if it was not trained.
     pub accuracy: Vec<f64>,
@@ -61,7 +67,7 @@ impl Summary {
             let mut cells = vec![
                 row.name.clone(),
                 row.macs.0.to_string(),
-                format!("{:.3}", row.macs.ratio(self.budget_macs)),
+                format!("{:.3}", row.of_budget),
                 row.parameters.to_string(),
                 accuracy(&row.accuracy),
                 or_dash(self.search.images.to_string()),
@@ -80,7 +86,11 @@ impl Summary {
         }
         let mut text = format!("{table}\n\n");
         let seeds: Vec<String> = self.seeds.iter().map(u64::to_string).collect();
-        writeln!(text, "budget {} MACs; trained from scratch with seed {}", self.budget_macs.0, seeds.join(", "))?;
+        let budget = match (self.budget_macs, self.budget_ms) {
+            (Some(macs), _) => format!("{} MACs", macs.0),
+            (None, ms) => format!("{} ms by the latency table", ms.unwrap_or(f64::NAN)),
+        };
+        writeln!(text, "budget {budget}; trained from scratch with seed {}", seeds.join(", "))?;
         writeln!(
             text,
             "latency: {} thread, batch 1, {}",

@@ -1,0 +1,57 @@
+//! The command `onnx-bench`: measures ONNX files on a target machine, with no training stack in it.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use exporters::runtime::{self, Runtime, RuntimeError, RuntimeKind};
+use onnx_bench::cli::{BenchArguments, Host};
+
+/// Measures ONNX files, by any exporter, on every runtime that this machine has.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    after_help = "\
+Examples:
+  onnx-bench model.onnx
+  onnx-bench a.onnx b.onnx --compare --runtime onnx-runtime --threads 2 --json"
+)]
+struct Cli {
+    #[command(flatten)]
+    bench: BenchArguments,
+}
+
+/// A program that has files alone.
+struct Alone;
+
+impl Host for Alone {
+    fn prefix(&self) -> &[&str] {
+        &[]
+    }
+
+    fn has_network(&self, _: &Path) -> bool {
+        false
+    }
+
+    fn load(&mut self, kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dyn Runtime>, RuntimeError> {
+        runtime::load(kind, path, threads)
+    }
+}
+
+fn main() -> ExitCode {
+    // A usage error exits with 2 here.
+    let result = Cli::parse().bench.run(&mut Alone);
+    // There is nowhere left to say that an output cannot be written.
+    match result {
+        Ok(text) => {
+            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr().lock(), "onnx-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
