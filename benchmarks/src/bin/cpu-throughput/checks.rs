@@ -15,9 +15,6 @@ use crate::{Arguments, Report};
 /// Steps of training before the memory is read.
 const STEPS: usize = 3;
 
-/// Steps of a loss curve.
-const CURVE: usize = 50;
-
 /// A value of this process in MB, by its name in `/proc/self/status`.
 fn status_mb(name: &str) -> Result<f64> {
     let status = fs::read_to_string("/proc/self/status").context("memory is read from Linux' /proc only")?;
@@ -84,10 +81,15 @@ pub fn memory(arguments: &Arguments, torch: bool) -> Result<()> {
 /// # Errors
 /// If one of them cannot be run.
 pub fn losses(arguments: &Arguments, torch: &mut Option<Torch>) -> Result<()> {
-    let header = ["loss at step", "1", "2", "10", "25", "50", "largest difference"];
+    let steps = usize::from(arguments.steps);
+    let shown: Vec<usize> = [1, 2, 10, 25, 50].into_iter().filter(|step| *step < steps).chain([steps]).collect();
+    let mut header = vec!["loss at step".to_owned()];
+    header.extend(shown.iter().map(usize::to_string));
+    header.push("largest difference".to_owned());
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let mut report = Report::new(arguments.json, "Losses, kernels / flex / PyTorch", &header);
     let batch = 32;
-    let images = images(CURVE * batch * 3 * SIZE * SIZE);
+    let images = images(steps * batch * 3 * SIZE * SIZE);
     let folder = std::env::temp_dir().join(format!("cpu-throughput-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
     let [weights_path, images_path] = ["weights", "images"].map(|name| folder.join(name));
@@ -98,7 +100,7 @@ pub fn losses(arguments: &Arguments, torch: &mut Option<Torch>) -> Result<()> {
             kernels::set_enabled(on);
             // The same initial weights: the seed is the device's.
             burn::tensor::Device::flex().seed(1);
-            let (weights, losses) = subject.losses(&images, batch, CURVE)?;
+            let (weights, losses) = subject.losses(&images, batch, steps)?;
             write(&weights_path, &weights)?;
             curves.push(losses);
         }
@@ -108,7 +110,7 @@ pub fn losses(arguments: &Arguments, torch: &mut Option<Torch>) -> Result<()> {
             request["do"] = "losses".into();
             request["weights"] = json!(weights_path);
             request["images"] = json!(images_path);
-            request["steps"] = json!(CURVE);
+            request["steps"] = json!(steps);
             curves.push(serde_json::from_value(torch.ask(&request)?["losses"].take())?);
         }
         let name = format!("{} x{}", subject.network.name(), subject.width);
@@ -119,7 +121,7 @@ pub fn losses(arguments: &Arguments, torch: &mut Option<Torch>) -> Result<()> {
         let at =
             |step: usize| curves.iter().map(|curve| format!("{:.5}", curve[step - 1])).collect::<Vec<_>>().join(" / ");
         let mut cells = vec![name];
-        cells.extend([1, 2, 10, 25, 50].map(at));
+        cells.extend(shown.iter().copied().map(at));
         let largest = curves[1..].iter().map(|curve| {
             let differences = curve.iter().zip(&curves[0]).map(|(other, ours)| (other - ours).abs() / other.abs());
             format!("{:.1e}", differences.fold(0.0, f32::max))

@@ -7,6 +7,7 @@ mod checks;
 mod measure;
 mod networks;
 mod operations;
+mod roofline;
 mod torch;
 
 use std::path::PathBuf;
@@ -54,6 +55,9 @@ struct Arguments {
     /// Threads of every column.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
+    /// Steps of a loss curve.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10000))]
+    steps: u16,
     /// Leaves stock Burn out.
     #[arg(long)]
     no_flex: bool,
@@ -81,6 +85,8 @@ enum Part {
     Memory,
     /// The losses of 50 steps beside PyTorch's, from the same weights on the same batches.
     Losses,
+    /// The machine's limits, and the share of them that every operation reaches.
+    Roofline,
 }
 
 fn width(text: &str) -> Result<f64, String> {
@@ -120,7 +126,8 @@ struct Report {
 impl Report {
     fn new(json: bool, title: &'static str, header: &[&str]) -> Self {
         let mut table = Table::new();
-        table.load_preset(NOTHING).set_header(header.iter().copied());
+        table.load_style(NOTHING);
+        table.set_header(header.iter().copied());
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -238,6 +245,9 @@ fn main() -> Result<()> {
     }
     if arguments.runs(Part::Losses) {
         checks::losses(&arguments, &mut torch)?;
+    }
+    if arguments.runs(Part::Roofline) {
+        roofline::report(&arguments)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The networks, and what is done with them.
 
 use anyhow::{Context, Result};
-use burn::module::{AutodiffModule, Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{GradientsParams, ModuleOptimizer};
@@ -154,7 +154,7 @@ impl Subject {
 trait Action {
     type Output;
 
-    fn run<B: Backbone + AutodiffModule + 'static>(self, model: B, device: &Device) -> Self::Output;
+    fn run<B: Backbone + 'static>(self, model: B, device: &Device) -> Self::Output;
 }
 
 /// The parameters' shapes, and their numbers if they are wanted.
@@ -178,7 +178,7 @@ struct Shapes;
 impl Action for Shapes {
     type Output = Vec<Vec<usize>>;
 
-    fn run<B: Backbone + AutodiffModule + 'static>(self, model: B, _device: &Device) -> Self::Output {
+    fn run<B: Backbone + 'static>(self, model: B, _device: &Device) -> Self::Output {
         let mut parameters = Parameters::default();
         model.visit(&mut parameters);
         parameters.shapes
@@ -192,7 +192,7 @@ struct Training {
 impl Action for Training {
     type Output = Step;
 
-    fn run<B: Backbone + AutodiffModule + 'static>(self, model: B, device: &Device) -> Step {
+    fn run<B: Backbone + 'static>(self, model: B, device: &Device) -> Step {
         let images = random_images(self.batch, device);
         let mut trainer = Trainer::new(model, self.batch, device);
         Box::new(move || trainer.step(images.clone()).into_scalar())
@@ -206,7 +206,7 @@ struct Inference {
 impl Action for Inference {
     type Output = Step;
 
-    fn run<B: Backbone + AutodiffModule + 'static>(self, model: B, device: &Device) -> Step {
+    fn run<B: Backbone + 'static>(self, model: B, device: &Device) -> Step {
         let images = random_images(self.batch, device);
         Box::new(move || {
             let scores = model.forward(images.clone()).into_data();
@@ -224,7 +224,7 @@ struct Losses<'a> {
 impl Action for Losses<'_> {
     type Output = Result<(Vec<f32>, Vec<f32>)>;
 
-    fn run<B: Backbone + AutodiffModule + 'static>(self, model: B, device: &Device) -> Self::Output {
+    fn run<B: Backbone + 'static>(self, model: B, device: &Device) -> Self::Output {
         let mut parameters = Parameters { values: Some(Vec::new()), ..Parameters::default() };
         model.visit(&mut parameters);
         let mut trainer = Trainer::new(model, self.batch, device);
@@ -258,7 +258,7 @@ struct Trainer<B: Module> {
     device: Device,
 }
 
-impl<B: Backbone + AutodiffModule> Trainer<B> {
+impl<B: Backbone> Trainer<B> {
     fn new(model: B, batch: usize, device: &Device) -> Self {
         let momentum = MomentumConfig { momentum: 0.9, dampening: 0.0, nesterov: true };
         let labels = Tensor::arange(0..batch as i64, device).remainder_scalar(CLASSES as i64);

@@ -86,6 +86,23 @@ impl Operation {
         }
     }
 
+    /// Whether the gradients are computed too.
+    pub fn is_backward(&self) -> bool {
+        self.backward
+    }
+
+    /// Bytes of the input and of the output, which are read and written at least once.
+    pub fn bytes(&self) -> u64 {
+        let [batch, channels, ..] = self.input();
+        let pixels = |stride: usize| batch * self.size.div_ceil(stride).pow(2);
+        let (outputs, stride) = match self.kind {
+            Kind::Dense { outputs, stride, .. } => (outputs, stride),
+            Kind::Depthwise { channels, stride } => (channels, stride),
+            Kind::Norm { channels } => (channels, 1),
+        };
+        ((pixels(1) * channels + pixels(stride) * outputs) * size_of::<f32>()) as u64
+    }
+
     fn input(&self) -> [usize; 4] {
         let channels = match self.kind {
             Kind::Dense { inputs, .. } => inputs,
