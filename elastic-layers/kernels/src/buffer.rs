@@ -18,8 +18,11 @@ const LINE: usize = 16;
 /// Fewer lines are left to the allocator, which is fast with small pieces.
 const LEAST_LINES: usize = 1 << 10;
 
-/// Lines that may be kept beyond a quarter of those in use.
-const SPARE_LINES: usize = 1 << 19;
+/// Lines that may be kept beyond the most that were in use at once.
+const SPARE_LINES: usize = 1 << 18;
+
+/// Requests for new memory in which the most that was in use is forgotten.
+const FORGET: usize = 256;
 
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -122,22 +125,24 @@ impl AllocationController for Buffer {
     }
 }
 
-/// What is free, and how much is in use.
+/// What is free, and how much is in use, in lines.
 struct Pool {
     free: Vec<Vec<Line>>,
     free_lines: usize,
     used_lines: usize,
+    /// The most that was in use, recently: between two steps of training it is next to nothing.
+    most_lines: usize,
 }
 
 fn pool() -> MutexGuard<'static, Pool> {
-    static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), free_lines: 0, used_lines: 0 });
+    static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), free_lines: 0, used_lines: 0, most_lines: 0 });
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
     /// At least so many lines, and not many more.
     fn take(&mut self, lines: usize) -> Vec<Line> {
-        let fits = |free: &(usize, &Vec<Line>)| free.1.len() >= lines && free.1.len() <= lines + lines / 4;
+        let fits = |free: &(usize, &Vec<Line>)| free.1.len() >= lines && free.1.len() <= lines + lines / 8;
         let best = self.free.iter().enumerate().filter(fits).min_by_key(|(_, free)| free.len()).map(|(place, _)| place);
         let found = match best {
             Some(place) => {
@@ -146,11 +151,12 @@ impl Pool {
                 found
             }
             None => {
-                self.shrink();
+                self.make_room(lines);
                 vec![Line([0.0; LINE]); lines]
             }
         };
         self.used_lines += found.len();
+        self.most_lines = self.most_lines.max(self.used_lines);
         found
     }
 
@@ -158,15 +164,14 @@ impl Pool {
         self.used_lines = self.used_lines.saturating_sub(lines.len());
         self.free_lines += lines.len();
         self.free.push(lines);
-        if self.free.len() > 512 {
-            self.shrink();
-        }
     }
 
-    /// Gives memory back that is not likely to be used, the oldest first.
-    fn shrink(&mut self) {
-        while self.free_lines > self.used_lines / 4 + SPARE_LINES && !self.free.is_empty() {
-            self.free_lines -= self.free.remove(0).len();
+    /// Gives memory back before more is asked for: so much that there is little more in all than was in use at once.
+    fn make_room(&mut self, lines: usize) {
+        self.most_lines -= self.most_lines / FORGET;
+        let most = (self.used_lines + lines).max(self.most_lines) + SPARE_LINES;
+        while self.used_lines + self.free_lines + lines > most && !self.free.is_empty() {
+            self.free_lines -= self.free.swap_remove(0).len();
         }
     }
 }

