@@ -18,7 +18,7 @@ const LINE: usize = 16;
 /// Fewer lines are left to the allocator, which is fast with small pieces.
 const LEAST_LINES: usize = 1 << 10;
 
-/// Lines that may be kept beyond the most that were in use at once.
+/// Lines that may always be kept.
 const SPARE_LINES: usize = 1 << 18;
 
 /// Requests for new memory in which the most that was in use is forgotten.
@@ -166,10 +166,12 @@ impl Pool {
         self.free.push(lines);
     }
 
-    /// Gives memory back before more is asked for: so much that there is little more in all than was in use at once.
+    /// Gives memory back before more is asked for: so much that there is at most half as much again as was in use at
+    /// once. With less, what is given back is what is asked for next.
     fn make_room(&mut self, lines: usize) {
         self.most_lines -= self.most_lines / FORGET;
-        let most = (self.used_lines + lines).max(self.most_lines) + SPARE_LINES;
+        let most = (self.used_lines + lines).max(self.most_lines);
+        let most = most + most / 2 + SPARE_LINES;
         while self.used_lines + self.free_lines + lines > most && !self.free.is_empty() {
             self.free_lines -= self.free.swap_remove(0).len();
         }

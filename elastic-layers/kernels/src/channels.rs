@@ -62,7 +62,7 @@ fn vectors<S: Simd, const N: usize>(slices: [&[f32]; N], count: usize) -> [&[S::
 }
 
 #[inline(always)]
-fn part<'a, const N: usize>(slices: [&'a [f32]; N], at: usize, count: usize) -> [&'a [f32]; N] {
+fn part<const N: usize>(slices: [&[f32]; N], at: usize, count: usize) -> [&[f32]; N] {
     let mut parts: [&[f32]; N] = [&[]; N];
     for n in 0..N {
         parts[n] = &slices[n][at..at + count];

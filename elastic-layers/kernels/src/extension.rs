@@ -1,4 +1,7 @@
 //! The operations as an extension of Burn's flex backend; their gradients are in `record`.
+//!
+//! An extension takes every tensor as an argument of its own.
+#![allow(clippy::too_many_arguments)]
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;

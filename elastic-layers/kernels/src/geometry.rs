@@ -137,31 +137,29 @@ impl Geometry {
     fn backward_axis(&self, axis: usize) -> BackwardAxis {
         let [stride, dilation, padding] = [self.stride[axis], self.dilation[axis], self.padding[axis]];
         let (size, kernel) = (self.input[axis], self.kernel[axis]);
-        // Of every phase: its inputs, in steps of the stride, and for each element of the kernel how many outputs it
-        // looks back.
-        let phases: Vec<(usize, usize, usize, Vec<(usize, usize)>)> = (0..stride)
+        let mut phases: Vec<Phase> = (0..stride)
             .filter_map(|phase| {
                 let first = (0..size).find(|place| (place + padding) % stride == phase)?;
-                let number = (first + padding) / stride;
-                let count = (size - first).div_ceil(stride);
+                // For every tap, how many outputs it looks back.
                 let back = (0..kernel).filter(|tap| tap * dilation % stride == phase);
-                Some((first, number, count, back.map(|tap| (tap, tap * dilation / stride)).collect()))
+                let taps = back.map(|tap| (tap, tap * dilation / stride)).collect();
+                Some(Phase { first, count: (size - first).div_ceil(stride), taps })
             })
             .collect();
+        let number = |phase: &Phase| (phase.first + padding) / stride;
         let furthest = phases
             .iter()
-            .flat_map(|(_, number, _, back)| back.iter().map(move |(_, shift)| shift.saturating_sub(*number)));
+            .flat_map(|phase| phase.taps.iter().map(move |(_, shift)| shift.saturating_sub(number(phase))));
         let lead = furthest.max().unwrap_or(0);
-        let ends = phases
-            .iter()
-            .flat_map(|(_, number, count, back)| back.iter().map(move |(_, shift)| lead + number + count - shift));
+        for phase in &mut phases {
+            let start = lead + number(phase);
+            for (_, place) in &mut phase.taps {
+                *place = start - *place;
+            }
+        }
+        let ends = phases.iter().flat_map(|phase| phase.taps.iter().map(move |(_, place)| place + phase.count));
         let length = ends.max().unwrap_or(1);
-        let phases = phases.iter().map(|(first, number, count, back)| Phase {
-            first: *first,
-            count: *count,
-            taps: back.iter().map(|(tap, shift)| (*tap, lead + number - shift)).collect(),
-        });
-        BackwardAxis { lead, length, phases: phases.collect() }
+        BackwardAxis { lead, length, phases }
     }
 }
 

@@ -239,7 +239,6 @@ pub fn conv2d_batch_norm_train(
 ///
 /// # Panics
 /// If the shapes do not fit.
-#[allow(clippy::too_many_arguments)]
 pub fn conv2d_batch_norm(
     x: Tensor<4>,
     weight: Tensor<4>,
