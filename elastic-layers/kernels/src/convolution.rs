@@ -1,157 +1,419 @@
-//! 2-D convolution, forward and backward, on planes that lie one after the other.
+//! 2-D convolution of channels-last maps, forward and backward, with the normalisation behind it.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::depthwise;
-use crate::geometry::Geometry;
-use crate::matrix::{Packed, Sums};
-use crate::normalization::sum;
-use crate::parallel::chunk_length;
-use crate::simd::run;
-use crate::weight;
+use crate::buffer::{Buffer, take, zeros};
+use crate::depthwise::{Filter, Rows, WeightGrad};
+use crate::elementwise;
+use crate::geometry::{Frame, Geometry, Stencil};
+use crate::moments::Moments;
+use crate::normalization::{Normalizer, NormalizerGrad};
+use crate::simd::{run, width};
+use crate::tiles::{Outer, Packed, Products, even_blocks};
 
-/// The output, `[batch, channels_out, height_out, width_out]`.
-pub(crate) fn forward(geometry: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-    if geometry.depthwise {
-        return depthwise::forward(geometry, x, weight, bias);
-    }
-    let mut output = vec![0.0; geometry.batch * geometry.channels_out * geometry.output_plane()];
-    dense_forward(geometry, x, weight, bias, &mut output);
-    output
+/// Pixels that are worked on together: of a pointwise convolution a unit, of others a part of a map. Twice as many with
+/// large weights, which are read again for each.
+fn pixels_together(geometry: &Geometry) -> usize {
+    if geometry.channels_in * geometry.channels_out * geometry.taps() < LARGE { 128 } else { 256 }
 }
 
-/// Gradients of the input and of the weight, as far as asked for.
+/// Numbers of large weights.
+const LARGE: usize = 1 << 17;
+
+/// Parts of the batch: a sum is the same, however many threads work on them.
+const PARTS: usize = 16;
+
+/// The most numbers in the sums of all parts of a weight's gradient.
+const SUMS: usize = 1 << 19;
+
+/// What happens to outputs as soon as they are there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Behind<'a> {
+    Nothing,
+    Normalize(&'a Normalizer),
+    /// Their statistics are gathered.
+    Statistics,
+}
+
+/// Units of work that need nothing of each other: maps, or, of a pointwise convolution, some pixels of all.
+#[derive(Clone, Copy, Debug)]
+struct Units {
+    count: usize,
+    /// Numbers of a unit, but for the last; and in all.
+    input: usize,
+    output: usize,
+    all_inputs: usize,
+    all_outputs: usize,
+}
+
+impl Units {
+    fn new(geometry: &Geometry) -> Self {
+        let [inputs, outputs] =
+            [geometry.input_pixels(), geometry.output_pixels()].map(|pixels| geometry.batch * pixels);
+        let together = pixels_together(geometry);
+        let (count, pixels) = match geometry.is_pointwise() {
+            true => (outputs.div_ceil(together), [together; 2]),
+            false => (geometry.batch, [geometry.input_pixels(), geometry.output_pixels()]),
+        };
+        Self {
+            count,
+            input: pixels[0] * geometry.channels_in,
+            output: pixels[1] * geometry.channels_out,
+            all_inputs: inputs * geometry.channels_in,
+            all_outputs: outputs * geometry.channels_out,
+        }
+    }
+
+    fn inputs(&self, units: Range<usize>) -> Range<usize> {
+        units.start * self.input..(units.end * self.input).min(self.all_inputs)
+    }
+
+    fn outputs(&self, units: Range<usize>) -> Range<usize> {
+        units.start * self.output..(units.end * self.output).min(self.all_outputs)
+    }
+
+    /// At most so many parts of the units.
+    fn parts(&self, most: usize) -> Vec<Range<usize>> {
+        even_blocks(self.count, self.count.div_ceil(most)).map(|(first, count)| first..first + count).collect()
+    }
+}
+
+/// Cuts a slice into parts of the given lengths.
+fn cut(mut data: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
+    lengths
+        .map(|length| {
+            let (part, rest) = std::mem::take(&mut data).split_at_mut(length);
+            data = rest;
+            part
+        })
+        .collect()
+}
+
+/// A frame with room for a map; the map itself, if that is its own frame.
+struct Framed {
+    frame: Frame,
+    channels: usize,
+    buffer: Buffer,
+}
+
+impl Framed {
+    fn new(frame: Frame, channels: usize) -> Self {
+        let length = if frame.is_map() { 0 } else { frame.pixels() * channels };
+        Self { frame, channels, buffer: zeros(length) }
+    }
+
+    fn of<'a>(&'a mut self, map: &'a [f32]) -> &'a [f32] {
+        if self.frame.is_map() {
+            return map;
+        }
+        self.frame.fill(self.channels, map, &mut self.buffer);
+        &self.buffer
+    }
+}
+
+/// A dense stencil with its weights.
+struct Dense {
+    weights: Packed,
+    bases: Vec<usize>,
+    places: Vec<usize>,
+    runs: Vec<(usize, usize)>,
+    together: usize,
+}
+
+impl Dense {
+    /// From frames of `channels[0]` to maps of `channels[1]`, with rows of `columns`; `weight` takes the channels and the
+    /// element of the kernel.
+    fn new(
+        stencil: &Stencil,
+        together: usize,
+        channels: [usize; 2],
+        columns: [usize; 2],
+        weight: impl Fn([usize; 2], usize) -> f32,
+    ) -> Self {
+        let [source, target] = channels;
+        let depth = stencil.taps.len() * source;
+        let weights = Packed::new(target, depth, |channel, place| {
+            weight([place % source, channel], stencil.taps[place / source].number)
+        });
+        Self {
+            weights,
+            bases: stencil.sources(columns[0], source),
+            places: stencil.places(columns[1], target),
+            runs: stencil.runs(columns[0], source),
+            together,
+        }
+    }
+
+    /// Writes a unit's target; of a pointwise convolution, which may be shorter, the first pixels.
+    fn apply(&self, bias: Option<&[f32]>, source: &[f32], pixels: usize, target: &mut [f32]) {
+        let pixels = pixels.min(self.bases.len());
+        let Self { weights, bases, places, runs, together } = self;
+        for (bases, places) in bases[..pixels].chunks(*together).zip(places[..pixels].chunks(*together)) {
+            run(Products { weights, bias, source, bases, runs, target, places });
+        }
+    }
+}
+
+/// A stencil with its weights.
+enum Applied {
+    Dense(Dense),
+    Depthwise { rows: Rows, weights: Buffer, bias: Option<Buffer> },
+}
+
+impl Applied {
+    fn forward(geometry: &Geometry, weight: &[f32], bias: Option<&[f32]>) -> Self {
+        let columns = [geometry.input_frame().columns(), geometry.output[1]];
+        if geometry.depthwise {
+            let rows = Rows::new(&geometry.forward(), geometry.channels_in, columns[0], columns[1]);
+            let (weights, bias) = (rows.pack_weights(weight), bias.map(|bias| rows.pack_channels(bias)));
+            return Self::Depthwise { rows, weights, bias };
+        }
+        let stencil = forward_stencil(geometry);
+        let (channels, taps) = ([geometry.channels_in, geometry.channels_out], geometry.taps());
+        Self::Dense(Dense::new(&stencil, pixels_together(geometry), channels, columns, |[input, output], tap| {
+            weight[(output * channels[0] + input) * taps + tap]
+        }))
+    }
+
+    /// From the output's gradient to the input's: one for every phase.
+    fn backward(geometry: &Geometry, weight: &[f32]) -> Vec<Self> {
+        let columns = [geometry.grad_frame().columns(), geometry.input[1]];
+        let (channels, taps) = ([geometry.channels_out, geometry.channels_in], geometry.taps());
+        let stencils = match geometry.is_pointwise() {
+            true => vec![Stencil::pointwise(pixels_together(geometry))],
+            false => geometry.backward(),
+        };
+        let applied = stencils.iter().filter(|stencil| !stencil.taps.is_empty()).map(|stencil| {
+            if geometry.depthwise {
+                let rows = Rows::new(stencil, channels[0], columns[0], columns[1]);
+                let weights = rows.pack_weights(weight);
+                return Self::Depthwise { rows, weights, bias: None };
+            }
+            Self::Dense(Dense::new(stencil, pixels_together(geometry), channels, columns, |[output, input], tap| {
+                weight[(output * channels[1] + input) * taps + tap]
+            }))
+        });
+        applied.collect()
+    }
+
+    fn apply(&self, bias_of_dense: Option<&[f32]>, source: &[f32], pixels: usize, target: &mut [f32]) {
+        match self {
+            Self::Dense(dense) => dense.apply(bias_of_dense, source, pixels, target),
+            Self::Depthwise { rows, weights, bias } => {
+                run(Filter { rows, weights, bias: bias.as_deref(), source, target });
+            }
+        }
+    }
+}
+
+fn forward_stencil(geometry: &Geometry) -> Stencil {
+    if geometry.is_pointwise() { Stencil::pointwise(pixels_together(geometry)) } else { geometry.forward() }
+}
+
+/// The output, and what parts of it gathered for [`Behind::Statistics`].
+pub(crate) fn forward(
+    geometry: &Geometry,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    behind: Behind<'_>,
+) -> (Buffer, Vec<Moments>) {
+    let units = Units::new(geometry);
+    let applied = Applied::forward(geometry, weight, bias);
+    let channels = geometry.channels_out;
+    let mut output = take(units.all_outputs);
+    let parts = units.parts(PARTS);
+    let outputs = cut(&mut output, parts.iter().map(|part| units.outputs(part.clone()).len()));
+    let moments = parts
+        .into_par_iter()
+        .zip(outputs)
+        .map(|(part, output)| {
+            let mut framed = Framed::new(geometry.input_frame(), geometry.channels_in);
+            let mut moments = Moments::new(channels);
+            for (unit, output) in part.zip(output.chunks_mut(units.output)) {
+                let source = framed.of(&x[units.inputs(unit..unit + 1)]);
+                applied.apply(bias, source, output.len() / channels, output);
+                match behind {
+                    Behind::Nothing => {}
+                    Behind::Normalize(normalizer) => normalizer.apply(output),
+                    Behind::Statistics => moments.add(output),
+                }
+            }
+            moments
+        })
+        .collect();
+    (output, moments)
+}
+
+/// The gradient of a convolution's output.
+pub(crate) enum Upstream<'a> {
+    Given(&'a [f32]),
+    /// Of the convolution in front of a normalisation.
+    Norm(NormalizerGrad<'a>),
+}
+
+impl Upstream<'_> {
+    fn read<'a>(&'a self, range: Range<usize>, buffer: &'a mut Buffer) -> &'a [f32] {
+        match self {
+            Self::Given(grad) => &grad[range],
+            Self::Norm(grad) => {
+                buffer.resize(range.len());
+                grad.write(range, buffer);
+                buffer
+            }
+        }
+    }
+}
+
+/// Sums of a weight's gradient over some units.
+enum Sums {
+    Dense { runs: Vec<(usize, usize)>, bases: Vec<usize>, stride: usize, taps: Vec<usize>, together: usize },
+    Depthwise { rows: Rows },
+}
+
+impl Sums {
+    fn new(geometry: &Geometry) -> Self {
+        let columns = geometry.input_frame().columns();
+        if geometry.depthwise {
+            return Self::Depthwise {
+                rows: Rows::new(&geometry.forward(), geometry.channels_in, columns, geometry.output[1]),
+            };
+        }
+        let stencil = forward_stencil(geometry);
+        Self::Dense {
+            runs: stencil.runs(columns, geometry.channels_in),
+            bases: stencil.sources(columns, geometry.channels_in),
+            stride: geometry.channels_out.next_multiple_of(width()),
+            taps: stencil.taps.iter().map(|tap| tap.number).collect(),
+            together: pixels_together(geometry),
+        }
+    }
+
+    fn length(&self, geometry: &Geometry) -> usize {
+        match self {
+            Self::Dense { stride, taps, .. } => taps.len() * geometry.channels_in * stride,
+            Self::Depthwise { rows } => rows.sums(),
+        }
+    }
+
+    fn add(&self, channels: usize, source: &[f32], grad: &[f32], padded: &mut Buffer, sums: &mut [f32]) {
+        match self {
+            Self::Depthwise { rows } => run(WeightGrad { rows, source, grad, sums }),
+            Self::Dense { runs, bases, stride, together, .. } => {
+                let grad = whole_vectors(grad, channels, *stride, padded);
+                for (bases, grad) in bases.chunks(*together).zip(grad.chunks(together * stride)) {
+                    run(Outer { source, bases, runs, grad, stride: *stride, sums });
+                }
+            }
+        }
+    }
+
+    /// The gradient, of the sums of all parts.
+    fn finish(&self, geometry: &Geometry, parts: &[Buffer]) -> Vec<f32> {
+        let [channels_in, channels_out, taps] = [geometry.channels_in, geometry.channels_out, geometry.taps()];
+        match self {
+            Self::Depthwise { rows } => {
+                let mut total = vec![0.0; channels_in * taps];
+                for part in parts {
+                    rows.unpack_sums(part, &mut total);
+                }
+                total
+            }
+            Self::Dense { stride, taps: numbers, .. } => {
+                let sums = sum_of_parts(parts);
+                let mut total = vec![0.0; channels_out * channels_in * taps];
+                let bands = total.par_chunks_mut(width() * channels_in * taps);
+                bands.enumerate().for_each(|(band, total)| {
+                    for row in 0..numbers.len() * channels_in {
+                        let place = row % channels_in * taps + numbers[row / channels_in];
+                        let start = row * stride + band * width();
+                        for (output, total) in total.chunks_exact_mut(channels_in * taps).enumerate() {
+                            total[place] = sums[start + output];
+                        }
+                    }
+                });
+                total
+            }
+        }
+    }
+}
+
+/// All parts added up, in their order.
+fn sum_of_parts(parts: &[Buffer]) -> Buffer {
+    let mut sums = take(parts.first().map_or(0, |part| part.len()));
+    sums.par_chunks_mut(1 << 12).enumerate().for_each(|(chunk, sums)| {
+        for (number, part) in parts.iter().enumerate() {
+            let part = &part[chunk << 12..][..sums.len()];
+            if number == 0 {
+                sums.copy_from_slice(part);
+            } else {
+                elementwise::accumulate(sums, part);
+            }
+        }
+    });
+    sums
+}
+
+/// Pixels with zeros behind their channels.
+fn whole_vectors<'a>(pixels: &'a [f32], channels: usize, stride: usize, padded: &'a mut Buffer) -> &'a [f32] {
+    if channels == stride {
+        return pixels;
+    }
+    padded.resize(pixels.len() / channels * stride);
+    for (target, pixel) in padded.chunks_exact_mut(stride).zip(pixels.chunks_exact(channels)) {
+        let (numbers, rest) = target.split_at_mut(channels);
+        numbers.copy_from_slice(pixel);
+        rest.fill(0.0);
+    }
+    padded
+}
+
+/// Gradients of the input and of the weight, as far as asked for: that of the weight needs `x`, and the other way round.
 pub(crate) fn backward(
     geometry: &Geometry,
     x: Option<&[f32]>,
     weight: Option<&[f32]>,
-    grad: &[f32],
-) -> [Option<Vec<f32>>; 2] {
-    if geometry.depthwise {
-        depthwise::backward(geometry, x, weight, grad)
-    } else {
-        [weight.map(|weight| dense_input(geometry, weight, grad)), x.map(|x| weight::gradient(geometry, x, grad))]
-    }
-}
-
-/// Gradient of the bias: the sum of every output channel's gradient.
-pub(crate) fn bias_backward(geometry: &Geometry, grad: &[f32]) -> Vec<f32> {
-    let (plane, channels) = (geometry.output_plane(), geometry.channels_out);
-    (0..channels)
-        .into_par_iter()
-        .map(|channel| {
-            let planes = grad.chunks_exact(plane).skip(channel).step_by(channels);
-            planes.map(|plane| f64::from(sum(plane))).sum::<f64>() as f32
-        })
-        .collect()
-}
-
-/// What a tap adds to the gradient of a phase: the taps that read it, and where each looks back to.
-struct PhaseTaps {
-    taps: Vec<usize>,
-    offsets: Vec<usize>,
-}
-
-fn phase_taps(geometry: &Geometry) -> Vec<PhaseTaps> {
-    let lead = geometry.lead();
-    (0..geometry.phases.len())
-        .map(|phase| {
-            let all = geometry.taps.iter().enumerate().filter(|(_, tap)| tap.phase == phase);
-            let (taps, offsets) = all.map(|(number, tap)| (number, lead - tap.shift)).unzip();
-            PhaseTaps { taps, offsets }
-        })
-        .collect()
-}
-
-fn dense_forward(geometry: &Geometry, x: &[f32], weight: &[f32], bias: Option<&[f32]>, output: &mut [f32]) {
-    let (channels_in, channels_out) = (geometry.channels_in, geometry.channels_out);
-    let (plane_in, plane_out, run_length) = (geometry.input_plane(), geometry.output_plane(), geometry.run());
-    let depth = channels_in * geometry.taps.len();
-    let weights = Packed::new(channels_out, depth, |row, column| weight[row * depth + column]);
-    let split_plane = if geometry.pointwise { plane_in } else { geometry.split_plane() };
-    let offsets = channel_offsets(channels_in, split_plane, &geometry.offsets());
-    // Rows of a run without ends of rows between them are an output plane already.
-    let gathers = geometry.phase[1] != geometry.output[1];
-    let images = chunk_length(geometry.batch);
-    let chunks = output.par_chunks_mut(images * channels_out * plane_out);
-    chunks.zip(x.par_chunks(images * channels_in * plane_in)).for_each(|(output, x)| {
-        let mut split = vec![0.0; if geometry.pointwise { 0 } else { channels_in * split_plane }];
-        let mut runs = vec![0.0; if gathers { channels_out * run_length } else { 0 }];
-        let images = output.chunks_exact_mut(channels_out * plane_out);
-        for (output, x) in images.zip(x.chunks_exact(channels_in * plane_in)) {
-            split_image(geometry, x, &mut split);
-            let source = if geometry.pointwise { x } else { &split };
-            let (target, stride) = if gathers { (&mut runs[..], run_length) } else { (&mut *output, plane_out) };
-            run(Sums { weights: &weights, bias, source, offsets: &offsets, length: run_length, target, stride });
-            if gathers {
-                for (run, plane) in runs.chunks_exact(run_length).zip(output.chunks_exact_mut(plane_out)) {
-                    geometry.gather(run, plane);
-                }
-            }
-        }
+    upstream: &Upstream<'_>,
+) -> (Option<Buffer>, Option<Vec<f32>>) {
+    let units = Units::new(geometry);
+    let applied = weight.map(|weight| Applied::backward(geometry, weight)).unwrap_or_default();
+    let sums = Sums::new(geometry);
+    let length = if x.is_some() { sums.length(geometry) } else { 0 };
+    let parts = units.parts(if x.is_some() { (SUMS / length).clamp(4, PARTS) } else { PARTS });
+    let mut x_grad = weight.map(|_| match applied.len() == geometry.phases() {
+        true => take(units.all_inputs),
+        // No output reads some of the inputs.
+        false => zeros(units.all_inputs),
     });
-}
-
-/// The offsets of every channel's runs: its plane's start and the taps' in it.
-fn channel_offsets(channels: usize, plane: usize, taps: &[usize]) -> Vec<usize> {
-    (0..channels).flat_map(|channel| taps.iter().map(move |tap| channel * plane + tap)).collect()
-}
-
-fn split_image(geometry: &Geometry, image: &[f32], split: &mut [f32]) {
-    if !geometry.pointwise {
-        let planes = image.chunks_exact(geometry.input_plane());
-        for (plane, split) in planes.zip(split.chunks_exact_mut(geometry.split_plane())) {
-            geometry.split(plane, split);
-        }
-    }
-}
-
-fn spread_image(geometry: &Geometry, image: &[f32], spread: &mut [f32]) {
-    if !geometry.pointwise {
-        let planes = image.chunks_exact(geometry.output_plane());
-        for (plane, spread) in planes.zip(spread.chunks_exact_mut(geometry.spread_plane())) {
-            geometry.spread(plane, spread);
-        }
-    }
-}
-
-fn dense_input(geometry: &Geometry, weight: &[f32], grad: &[f32]) -> Vec<f32> {
-    let (channels_in, channels_out, taps) = (geometry.channels_in, geometry.channels_out, geometry.taps.len());
-    let (plane_in, plane_out, phase_plane) = (geometry.input_plane(), geometry.output_plane(), geometry.phase_plane());
-    let spread_plane = if geometry.pointwise { plane_out } else { geometry.spread_plane() };
-    let phases: Vec<(Packed, Vec<usize>)> = phase_taps(geometry)
-        .into_iter()
-        .map(|phase| {
-            let depth = channels_out * phase.taps.len();
-            let weights = Packed::new(channels_in, depth, |row, column| {
-                let (output, tap) = (column / phase.taps.len(), phase.taps[column % phase.taps.len()]);
-                weight[(output * channels_in + row) * taps + tap]
-            });
-            (weights, channel_offsets(channels_out, spread_plane, &phase.offsets))
-        })
-        .collect();
-    let mut x_grad = vec![0.0; geometry.batch * channels_in * plane_in];
-    let images = chunk_length(geometry.batch);
-    let chunks = x_grad.par_chunks_mut(images * channels_in * plane_in);
-    chunks.zip(grad.par_chunks(images * channels_out * plane_out)).for_each(|(x_grad, grad)| {
-        let merges = !geometry.pointwise;
-        let mut spread = vec![0.0; if merges { channels_out * spread_plane } else { 0 }];
-        let mut phase_grad = vec![0.0; if merges { channels_in * phase_plane } else { 0 }];
-        let images = x_grad.chunks_exact_mut(channels_in * plane_in);
-        for (x_grad, grad) in images.zip(grad.chunks_exact(channels_out * plane_out)) {
-            spread_image(geometry, grad, &mut spread);
-            let source = if merges { &spread } else { grad };
-            for (phase, (weights, offsets)) in phases.iter().enumerate() {
-                let target = if merges { &mut phase_grad } else { &mut *x_grad };
-                run(Sums { weights, bias: None, source, offsets, length: phase_plane, target, stride: phase_plane });
-                if merges {
-                    let planes = x_grad.chunks_exact_mut(plane_in);
-                    for (plane, phase_grad) in planes.zip(phase_grad.chunks_exact(phase_plane)) {
-                        geometry.merge(phase, phase_grad, plane);
+    let lengths = parts.iter().map(|part| if weight.is_some() { units.inputs(part.clone()).len() } else { 0 });
+    let x_grads = cut(x_grad.as_deref_mut().unwrap_or_default(), lengths);
+    let channels = [geometry.channels_in, geometry.channels_out];
+    let sums_of_parts: Vec<Buffer> = parts
+        .into_par_iter()
+        .zip(x_grads)
+        .map(|(part, x_grad)| {
+            let mut totals = zeros(length);
+            let mut x_grads = x_grad.chunks_mut(units.input);
+            let mut input = Framed::new(geometry.input_frame(), channels[0]);
+            let mut output = Framed::new(geometry.grad_frame(), channels[1]);
+            let (mut buffer, mut padded) = (Buffer::default(), Buffer::default());
+            for unit in part {
+                let grad = upstream.read(units.outputs(unit..unit + 1), &mut buffer);
+                if let Some(x) = x {
+                    let source = input.of(&x[units.inputs(unit..unit + 1)]);
+                    sums.add(channels[1], source, grad, &mut padded, &mut totals);
+                }
+                if let Some(x_grad) = x_grads.next() {
+                    let source = output.of(grad);
+                    for applied in &applied {
+                        applied.apply(None, source, x_grad.len() / channels[0], x_grad);
                     }
                 }
             }
-        }
-    });
-    x_grad
+            totals
+        })
+        .collect();
+    (x_grad, x.map(|_| sums.finish(geometry, &sums_of_parts)))
 }

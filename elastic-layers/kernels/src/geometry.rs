@@ -1,28 +1,11 @@
 //! Where every number of a convolution lies.
 //!
-//! A padded input plane is cut into as many *phases* as the stride has positions: phase `(a, b)` holds the rows
-//! `a, a + stride, ...` and the columns `b, b + stride, ...`, all phases with rows of one length. In that form a kernel
-//! element (a *tap*) reads, for all outputs of a plane, one contiguous run of one phase, at any stride and dilation: the
-//! convolution is a sum of shifted runs. A run also holds the ends of rows that are no outputs; they are dropped when
-//! the rows are copied out, and are zero in the gradient of the output.
+//! Maps are channels-last: a pixel is a run of all its channels. A *frame* is a map with the padding around it, as far as
+//! it is read. A *stencil* says what the pixels of a target read from a frame: the outputs from the input, or, backward,
+//! the inputs from the output's gradient. At a stride, inputs fall into *phases* that read different elements of the
+//! kernel; each has a stencil of its own.
 
 use burn::tensor::ops::ConvOptions;
-
-use crate::simd::copy_row;
-
-/// Numbers in the longest vector.
-const SLACK: usize = 16;
-
-/// One element of the kernel.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Tap {
-    /// The position in [`Geometry::phases`].
-    pub phase: usize,
-    /// Where its run starts in the phase.
-    pub shift: usize,
-    /// Rows and columns from the first number that an output reads to the one that this tap reads.
-    pub place: [usize; 2],
-}
 
 /// The sizes of a convolution.
 #[derive(Clone, Debug)]
@@ -34,17 +17,11 @@ pub(crate) struct Geometry {
     /// Height and width of the input, and of the output.
     pub input: [usize; 2],
     pub output: [usize; 2],
-    pub stride: [usize; 2],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    dilation: [usize; 2],
     /// Rows and columns in front of the input.
-    pub padding: [usize; 2],
-    /// The phases that a tap reads: first row and column.
-    pub phases: Vec<[usize; 2]>,
-    /// Height and width of a phase.
-    pub phase: [usize; 2],
-    /// The taps, in the order of the kernel's elements.
-    pub taps: Vec<Tap>,
-    /// Whether input and output planes are read and written as they are: one tap, stride 1, no padding.
-    pub pointwise: bool,
+    padding: [usize; 2],
 }
 
 impl Geometry {
@@ -65,24 +42,6 @@ impl Geometry {
             let reach = options.dilation[axis] * (kernel[axis] - 1) + 1;
             output[axis] = padded.checked_sub(reach)? / options.stride[axis] + 1;
         }
-        let [stride, dilation] = [options.stride, options.dilation];
-        let longest = |axis: usize| dilation[axis] * (kernel[axis] - 1) / stride[axis];
-        let phase = [output[0] + longest(0), output[1] + longest(1)];
-        let mut phases = Vec::new();
-        let mut taps = Vec::new();
-        for row in 0..kernel_height {
-            for column in 0..kernel_width {
-                let place = [row * dilation[0], column * dilation[1]];
-                let [row, column] = place;
-                let start = [row % stride[0], column % stride[1]];
-                let position = phases.iter().position(|known| *known == start).unwrap_or_else(|| {
-                    phases.push(start);
-                    phases.len() - 1
-                });
-                taps.push(Tap { phase: position, shift: row / stride[0] * phase[1] + column / stride[1], place });
-            }
-        }
-        let padding = options.padding_begin();
         Some(Self {
             batch,
             channels_in,
@@ -90,139 +49,237 @@ impl Geometry {
             depthwise,
             input: [height, width],
             output,
-            stride,
-            padding,
-            pointwise: kernel == [1, 1] && stride == [1, 1] && output == [height, width] && padding == [0, 0],
-            phases,
-            phase,
-            taps,
+            kernel,
+            stride: options.stride,
+            dilation: options.dilation,
+            padding: options.padding_begin(),
         })
     }
 
-    /// Rows and columns from the first number that an output reads to the last, both counted.
-    pub fn reach(&self) -> [usize; 2] {
-        self.taps.last().map_or([1, 1], |tap| tap.place.map(|place| place + 1))
+    /// Elements of the kernel.
+    pub fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
     }
 
-    /// Whether neighbouring outputs read neighbouring inputs.
-    pub fn is_unit_stride(&self) -> bool {
-        self.stride == [1, 1]
+    /// Phases of the inputs, those that no output reads counted too.
+    pub fn phases(&self) -> usize {
+        self.stride[0].min(self.input[0]) * self.stride[1].min(self.input[1])
     }
 
-    /// Numbers in an input plane.
-    pub fn input_plane(&self) -> usize {
+    /// Whether it is dense, and every output pixel reads the input pixel at its own place and no other.
+    pub fn is_pointwise(&self) -> bool {
+        !self.depthwise
+            && self.kernel == [1, 1]
+            && self.stride == [1, 1]
+            && self.padding == [0, 0]
+            && self.input == self.output
+    }
+
+    /// Pixels of an input map.
+    pub fn input_pixels(&self) -> usize {
         self.input[0] * self.input[1]
     }
 
-    /// Numbers in an output plane.
-    pub fn output_plane(&self) -> usize {
+    /// Pixels of an output map.
+    pub fn output_pixels(&self) -> usize {
         self.output[0] * self.output[1]
     }
 
-    /// Numbers in a phase.
-    pub fn phase_plane(&self) -> usize {
-        self.phase[0] * self.phase[1]
+    /// The input, as outputs read it.
+    pub fn input_frame(&self) -> Frame {
+        let reach = |axis: usize| {
+            (self.output[axis] - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis] + 1
+        };
+        Frame { map: self.input, lead: self.padding, size: [reach(0), reach(1)] }
     }
 
-    /// Numbers in all phases of a plane, and zeros behind them so that a run can be read in whole vectors.
-    pub fn split_plane(&self) -> usize {
-        self.phases.len() * self.phase_plane() + SLACK
+    /// What outputs read from the [`input_frame`](Self::input_frame).
+    pub fn forward(&self) -> Stencil {
+        let taps = (0..self.taps()).map(|number| {
+            let [row, column] = [number / self.kernel[1], number % self.kernel[1]];
+            Tap { number, place: [row * self.dilation[0], column * self.dilation[1]] }
+        });
+        Stencil { target: self.output, first: [0; 2], step: [1; 2], source_step: self.stride, taps: taps.collect() }
     }
 
-    /// Length of a run: from the first output of a plane to its last, in rows as long as a phase's.
-    pub fn run(&self) -> usize {
-        (self.output[0] - 1) * self.phase[1] + self.output[1]
+    /// The output's gradient, as inputs read it.
+    pub fn grad_frame(&self) -> Frame {
+        let [rows, columns] = [0, 1].map(|axis| self.backward_axis(axis));
+        Frame { map: self.output, lead: [rows.lead, columns.lead], size: [rows.length, columns.length] }
     }
 
-    /// Where each tap's run starts in a split plane.
-    pub fn offsets(&self) -> Vec<usize> {
-        self.taps.iter().map(|tap| tap.phase * self.phase_plane() + tap.shift).collect()
-    }
-
-    /// Zeros in front of a spread output gradient, so that a tap can look back.
-    pub fn lead(&self) -> usize {
-        self.taps.iter().map(|tap| tap.shift).max().unwrap_or(0)
-    }
-
-    /// Numbers in a spread output gradient, zeros behind them included.
-    pub fn spread_plane(&self) -> usize {
-        self.lead() + self.phase_plane() + SLACK
-    }
-
-    /// Copies an input plane into its phases; the padding in `split` is left as it is.
-    #[inline(always)]
-    pub fn split(&self, plane: &[f32], split: &mut [f32]) {
-        let width = self.phase[1];
-        for (number, start) in self.phases.iter().enumerate() {
-            let target = &mut split[number * self.phase_plane()..][..self.phase_plane()];
-            let (columns, first) = self.covered(1, start[1]);
-            let (rows, first_row) = self.covered(0, start[0]);
-            if columns.is_empty() {
-                continue;
-            }
-            for (row, y) in rows.zip((first_row..).step_by(self.stride[0])) {
-                let target = &mut target[row * width..][columns.clone()];
-                let source = &plane[y * self.input[1] + first..(y + 1) * self.input[1]];
-                if self.stride[1] == 1 {
-                    copy_row(target, &source[..target.len()]);
-                } else {
-                    for (to, from) in target.iter_mut().zip(source.iter().step_by(self.stride[1])) {
-                        *to = *from;
+    /// What the inputs of every phase read from the [`grad_frame`](Self::grad_frame); a phase may have no taps.
+    pub fn backward(&self) -> Vec<Stencil> {
+        let [rows, columns] = [0, 1].map(|axis| self.backward_axis(axis));
+        let mut stencils = Vec::new();
+        for row in &rows.phases {
+            for column in &columns.phases {
+                let mut taps: Vec<Tap> = Vec::new();
+                for (kernel_row, place_row) in &row.taps {
+                    for (kernel_column, place_column) in &column.taps {
+                        let number = kernel_row * self.kernel[1] + kernel_column;
+                        taps.push(Tap { number, place: [*place_row, *place_column] });
                     }
                 }
+                taps.sort_by_key(|tap| tap.place);
+                stencils.push(Stencil {
+                    target: [row.count, column.count],
+                    first: [row.first, column.first],
+                    step: self.stride,
+                    source_step: [1; 2],
+                    taps,
+                });
             }
         }
+        stencils
     }
 
-    /// Copies phases into an input plane; what no phase holds becomes zero. The reverse of [`Self::split`].
-    #[inline(always)]
-    pub fn merge(&self, phase: usize, source: &[f32], plane: &mut [f32]) {
-        let width = self.phase[1];
-        let start = self.phases[phase];
-        let (columns, first) = self.covered(1, start[1]);
-        let (rows, first_row) = self.covered(0, start[0]);
-        if columns.is_empty() {
-            return;
-        }
-        for (row, y) in rows.zip((first_row..).step_by(self.stride[0])) {
-            let source = &source[row * width..][columns.clone()];
-            let target = &mut plane[y * self.input[1] + first..(y + 1) * self.input[1]];
-            if self.stride[1] == 1 {
-                copy_row(target, source);
-            } else {
-                for (to, from) in target.iter_mut().step_by(self.stride[1]).zip(source) {
-                    *to = *from;
-                }
+    fn backward_axis(&self, axis: usize) -> BackwardAxis {
+        let [stride, dilation, padding] = [self.stride[axis], self.dilation[axis], self.padding[axis]];
+        let (size, kernel) = (self.input[axis], self.kernel[axis]);
+        let mut phases: Vec<Phase> = (0..stride)
+            .filter_map(|phase| {
+                let first = (0..size).find(|place| (place + padding) % stride == phase)?;
+                // For every tap, how many outputs it looks back.
+                let back = (0..kernel).filter(|tap| tap * dilation % stride == phase);
+                let taps = back.map(|tap| (tap, tap * dilation / stride)).collect();
+                Some(Phase { first, count: (size - first).div_ceil(stride), taps })
+            })
+            .collect();
+        let number = |phase: &Phase| (phase.first + padding) / stride;
+        let furthest = phases
+            .iter()
+            .flat_map(|phase| phase.taps.iter().map(move |(_, shift)| shift.saturating_sub(number(phase))));
+        let lead = furthest.max().unwrap_or(0);
+        for phase in &mut phases {
+            let start = lead + number(phase);
+            for (_, place) in &mut phase.taps {
+                *place = start - *place;
             }
         }
+        let ends = phases.iter().flat_map(|phase| phase.taps.iter().map(move |(_, place)| place + phase.count));
+        let length = ends.max().unwrap_or(1);
+        BackwardAxis { lead, length, phases }
+    }
+}
+
+/// Rows, or columns, of the gradient's frame and of the phases that read it.
+struct BackwardAxis {
+    lead: usize,
+    length: usize,
+    phases: Vec<Phase>,
+}
+
+/// The inputs `first, first + stride, ...` of an axis.
+struct Phase {
+    first: usize,
+    count: usize,
+    /// Elements of the kernel, and where in the frame the first input reads each.
+    taps: Vec<(usize, usize)>,
+}
+
+/// A map with the padding around it, as far as it is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame {
+    /// Height and width of the map.
+    map: [usize; 2],
+    /// Rows and columns in front of it.
+    lead: [usize; 2],
+    /// Height and width of the frame.
+    size: [usize; 2],
+}
+
+impl Frame {
+    /// Pixels of the frame.
+    pub fn pixels(&self) -> usize {
+        self.size[0] * self.size[1]
     }
 
-    /// The rows or columns of a phase that lie in the input, and the input's row or column at the first.
-    #[inline(always)]
-    fn covered(&self, axis: usize, start: usize) -> (std::ops::Range<usize>, usize) {
-        let [stride, padding] = [self.stride[axis], self.padding[axis]];
-        let first = padding.saturating_sub(start).div_ceil(stride);
-        let end = (self.input[axis] + padding).saturating_sub(start).div_ceil(stride).min(self.phase[axis]);
-        let first = first.min(end);
-        (first..end, (first * stride + start).saturating_sub(padding))
+    /// Whether the frame is in the map.
+    pub fn is_map(&self) -> bool {
+        self.lead == [0, 0] && self.size[0] <= self.map[0] && self.size[1] <= self.map[1]
     }
 
-    /// Copies an output plane into a spread one, behind its lead; the gaps in `spread` are left as they are.
-    #[inline(always)]
-    pub fn spread(&self, plane: &[f32], spread: &mut [f32]) {
-        let [_, columns] = self.output;
-        let rows = spread[self.lead()..].chunks_mut(self.phase[1]);
-        for (target, source) in rows.zip(plane.chunks_exact(columns)) {
-            copy_row(target, source);
+    /// Pixels from a row of what is read to the next.
+    pub fn columns(&self) -> usize {
+        if self.is_map() { self.map[1] } else { self.size[1] }
+    }
+
+    /// Copies a map into its frame; the padding is left as it is.
+    pub fn fill(&self, channels: usize, map: &[f32], frame: &mut [f32]) {
+        let row = self.size[1] * channels;
+        let start = self.lead[1] * channels;
+        let Some(room) = row.checked_sub(start).filter(|room| *room > 0) else { return };
+        let count = room.min(self.map[1] * channels);
+        let rows = frame.chunks_exact_mut(row).take(self.size[0]).skip(self.lead[0]);
+        for (target, source) in rows.zip(map.chunks_exact(self.map[1] * channels)) {
+            target[start..start + count].copy_from_slice(&source[..count]);
         }
     }
+}
 
-    /// Copies a run into an output plane.
-    #[inline(always)]
-    pub fn gather(&self, run: &[f32], plane: &mut [f32]) {
-        let [_, columns] = self.output;
-        for (target, source) in plane.chunks_exact_mut(columns).zip(run.chunks(self.phase[1])) {
-            copy_row(target, &source[..columns]);
+/// An element of the kernel, and where in the frame the first pixel of the target reads it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tap {
+    /// Its number among the kernel's elements.
+    pub number: usize,
+    /// Row and column.
+    pub place: [usize; 2],
+}
+
+/// What pixels of a target read from a frame.
+#[derive(Clone, Debug)]
+pub(crate) struct Stencil {
+    /// Rows and columns of the pixels.
+    pub target: [usize; 2],
+    /// Row and column of the first in the target's map.
+    pub first: [usize; 2],
+    /// Rows and columns of the map between neighbours.
+    pub step: [usize; 2],
+    /// Rows and columns of the frame between what neighbours read.
+    pub source_step: [usize; 2],
+    /// In the order of their places.
+    pub taps: Vec<Tap>,
+}
+
+impl Stencil {
+    /// One row of pixels of which each reads itself.
+    pub fn pointwise(pixels: usize) -> Self {
+        let taps = vec![Tap { number: 0, place: [0; 2] }];
+        Self { target: [1, pixels], first: [0; 2], step: [1; 2], source_step: [1; 2], taps }
+    }
+
+    /// Where in a frame with rows of `columns` pixels of `channels` each pixel of the target starts to read.
+    pub fn sources(&self, columns: usize, channels: usize) -> Vec<usize> {
+        let [rows, row_length] = self.target;
+        let start =
+            |row: usize, column: usize| (row * self.source_step[0] * columns + column * self.source_step[1]) * channels;
+        (0..rows).flat_map(|row| (0..row_length).map(move |column| start(row, column))).collect()
+    }
+
+    /// Where each pixel is in a map with rows of `columns` pixels of `channels`.
+    pub fn places(&self, columns: usize, channels: usize) -> Vec<usize> {
+        let [rows, row_length] = self.target;
+        let place = |row: usize, column: usize| {
+            ((self.first[0] + row * self.step[0]) * columns + self.first[1] + column * self.step[1]) * channels
+        };
+        (0..rows).flat_map(|row| (0..row_length).map(move |column| place(row, column))).collect()
+    }
+
+    /// Offset of every tap in a frame with rows of `columns` pixels of `channels`.
+    pub fn offsets(&self, columns: usize, channels: usize) -> Vec<usize> {
+        self.taps.iter().map(|tap| (tap.place[0] * columns + tap.place[1]) * channels).collect()
+    }
+
+    /// Offsets and lengths of what each pixel reads: taps that lie next to each other are one run.
+    pub fn runs(&self, columns: usize, channels: usize) -> Vec<(usize, usize)> {
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        for offset in self.offsets(columns, channels) {
+            match runs.last_mut() {
+                Some((start, length)) if *start + *length == offset => *length += channels,
+                _ => runs.push((offset, channels)),
+            }
         }
+        runs
     }
 }

@@ -5,20 +5,24 @@
 //! function names, and when they are [switched off](set_enabled). The kernels choose the processor's vector
 //! instructions at run time, use the global thread pool of `rayon`, and return the same bits at any number of threads.
 
+mod buffer;
+mod channels;
 mod convolution;
 mod crop;
 mod depthwise;
+mod elementwise;
 mod extension;
 mod geometry;
-mod matrix;
+mod maps;
+mod moments;
 mod normalization;
 mod optimizer;
 mod parallel;
+mod record;
 mod sgd;
 mod simd;
 mod switch;
-mod transpose;
-mod weight;
+mod tiles;
 
 use burn::backend::{Dispatch, DispatchTensorKind};
 // Burn's derive of `RecordState` looks for these at the root of the crate that uses it.
@@ -194,6 +198,118 @@ pub fn batch_norm<const D: usize>(
         epsilon,
         activation,
     ))
+}
+
+/// [`conv2d`] without a bias, then [`batch_norm_train`]: on flex in fewer passes over the numbers.
+///
+/// # Shapes
+/// As those of the two.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn conv2d_batch_norm_train(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    options: impl Into<ConvOptions<2>>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+    activation: Activation,
+) -> BatchNormOutput<4> {
+    let options = options.into();
+    if !covers_both(&x, &weight, &options, &[&gamma, &beta]) {
+        return batch_norm_train(conv2d(x, weight, None, options), gamma, beta, epsilon, activation);
+    }
+    let [x, weight] = [x, weight].map(Tensor::into_dispatch);
+    let [gamma, beta] = [gamma, beta].map(Tensor::into_dispatch);
+    let (output, mean, variance) =
+        Dispatch::kernels_conv2d_batch_norm_train(x, weight, options, gamma, beta, epsilon, activation);
+    BatchNormOutput {
+        output: Tensor::from_dispatch(output),
+        mean: Tensor::from_dispatch(mean),
+        variance: Tensor::from_dispatch(variance),
+    }
+}
+
+/// [`conv2d`] without a bias, then [`batch_norm`]: on flex in one pass over the numbers. Burn computes it on an autodiff
+/// device, but for the convolution.
+///
+/// # Shapes
+/// As those of the two.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn conv2d_batch_norm(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    options: impl Into<ConvOptions<2>>,
+    [gamma, beta, mean, variance]: [Tensor<1>; 4],
+    epsilon: f64,
+    activation: Activation,
+) -> Tensor<4> {
+    let options = options.into();
+    let parameters = [&gamma, &beta, &mean, &variance];
+    let records = x.is_autodiff() || weight.is_autodiff() || parameters.iter().any(|parameter| parameter.is_autodiff());
+    if records || !covers_both(&x, &weight, &options, &parameters) {
+        return batch_norm(conv2d(x, weight, None, options), gamma, beta, mean, variance, epsilon, activation);
+    }
+    let [x, weight] = [x, weight].map(Tensor::into_dispatch);
+    let [gamma, beta, mean, variance] = [gamma, beta, mean, variance].map(Tensor::into_dispatch);
+    Tensor::from_dispatch(Dispatch::kernels_conv2d_batch_norm(
+        x, weight, options, gamma, beta, mean, variance, epsilon, activation,
+    ))
+}
+
+/// The sum of two tensors of one shape.
+///
+/// # Shapes
+/// - `a`, `b` and output: any with at least two axes, the same
+///
+/// # Panics
+/// If the shapes do not fit, as Burn's.
+pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    if !covers_pair(&a, &b) {
+        return a + b;
+    }
+    Tensor::from_dispatch(Dispatch::kernels_add(a.into_dispatch(), b.into_dispatch(), false))
+}
+
+/// `max(a + b, 0)`, whose gradient at 0 is 0.
+///
+/// # Shapes
+/// - `a`, `b` and output: any with at least two axes, the same
+///
+/// # Panics
+/// If the shapes do not fit, as Burn's.
+pub fn add_relu<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    if !covers_pair(&a, &b) {
+        return activation::relu(a + b);
+    }
+    Tensor::from_dispatch(Dispatch::kernels_add(a.into_dispatch(), b.into_dispatch(), true))
+}
+
+/// The mean over the pixels of every map.
+///
+/// # Shapes
+/// - `x`: `[batch, channels, height, width]`
+/// - output: `[batch, channels]`
+pub fn global_mean(x: Tensor<4>) -> Tensor<2> {
+    if !covers(&x) || x.dims().contains(&0) {
+        return x.mean_dims(&[2, 3]).flatten(1, 3);
+    }
+    Tensor::from_dispatch(Dispatch::kernels_global_mean(x.into_dispatch()))
+}
+
+fn covers_pair<const D: usize>(a: &Tensor<D>, b: &Tensor<D>) -> bool {
+    D >= 2 && a.dims() == b.dims() && !a.dims().contains(&0) && covers(a) && covers(b)
+}
+
+fn covers_both(x: &Tensor<4>, weight: &Tensor<4>, options: &ConvOptions<2>, parameters: &[&Tensor<1>]) -> bool {
+    let fits = |parameter: &Tensor<1>| parameter.dims() == [weight.dims()[0]] && covers(parameter);
+    covers(x)
+        && covers(weight)
+        && Geometry::new(x.dims(), weight.dims(), options).is_some()
+        && parameters.iter().all(|parameter| fits(parameter))
 }
 
 /// Whether the kernels take this tensor.

@@ -1,36 +1,30 @@
-//! How work is cut for the thread pool. No result depends on the cut.
+//! How work is cut for the thread pool.
 
 use std::ops::Range;
 
-use crate::matrix::even_blocks;
+use crate::tiles::even_blocks;
+
+/// Parts of a sum that are worked on side by side: as many on every machine, so that a result does not depend on the
+/// threads.
+const PARTS: usize = 64;
+
+/// The least numbers in a part.
+const LEAST: usize = 1 << 12;
 
 /// Tasks for each thread, so that uneven threads finish together.
 const TASKS_PER_THREAD: usize = 4;
 
-/// Items in a task.
-pub(crate) fn chunk_length(items: usize) -> usize {
-    items.div_ceil(rayon::current_num_threads() * TASKS_PER_THREAD).max(1)
+/// Parts of a sum over pixels of some channels each.
+pub(crate) fn parts(length: usize, channels: usize) -> Vec<Range<usize>> {
+    let pixels = length / channels;
+    let count = PARTS.min(length.div_ceil(LEAST)).max(1);
+    even_blocks(pixels, pixels.div_ceil(count))
+        .map(|(first, count)| first * channels..(first + count) * channels)
+        .collect()
 }
 
-/// Some channels, and their planes of every image.
-pub(crate) struct ChannelTask<'a> {
-    pub channels: Range<usize>,
-    /// For every image; empty if there is no output.
-    pub planes: Vec<&'a mut [f32]>,
-}
-
-/// Cuts `[batch, channels, plane]` between channels.
-pub(crate) fn channel_tasks(data: Option<&mut [f32]>, channels: usize, plane: usize) -> Vec<ChannelTask<'_>> {
-    let mut tasks: Vec<ChannelTask<'_>> = even_blocks(channels, chunk_length(channels))
-        .map(|(first, count)| ChannelTask { channels: first..first + count, planes: Vec::new() })
-        .collect();
-    for image in data.unwrap_or_default().chunks_exact_mut(channels * plane) {
-        let mut rest = image;
-        for task in &mut tasks {
-            let (planes, behind) = rest.split_at_mut(task.channels.len() * plane);
-            task.planes.push(planes);
-            rest = behind;
-        }
-    }
-    tasks
+/// Numbers in a task that keeps none for another; a multiple of `period`.
+pub(crate) fn aligned_chunk(length: usize, period: usize) -> usize {
+    let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
+    length.div_ceil(tasks).max(LEAST).next_multiple_of(period)
 }

@@ -91,23 +91,16 @@ pub(crate) fn run<O: WithSimd>(operation: O) -> O::Output {
     Simd::vectorize(Scalar, operation)
 }
 
-/// As [`run`], with vectors of [`width`] numbers: 256 bits where there are 512, too.
-pub(crate) fn run_narrow<O: WithSimd>(operation: O) -> O::Output {
-    #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
-    if level() == Level::Avx512
-        && let Some(simd) = pulp::x86::V3::try_new()
-    {
-        return Simd::vectorize(simd, operation);
-    }
-    run(operation)
-}
+/// Numbers in the longest vector of any level.
+pub(crate) const MOST_LANES: usize = 16;
 
-/// Numbers in a vector of [`run_narrow`].
+/// Numbers in a vector of [`run`].
 pub(crate) fn width() -> usize {
     match level() {
         Level::Scalar => 1,
         Level::Neon => 4,
-        Level::Avx2 | Level::Avx512 => 8,
+        Level::Avx2 => 8,
+        Level::Avx512 => 16,
     }
 }
 
@@ -123,28 +116,4 @@ pub(crate) fn select<S: Simd>(simd: S, mask: S::m32s, yes: S::f32s, no: S::f32s)
 #[inline(always)]
 pub(crate) fn store<S: Simd>(_simd: S, target: &mut [f32], value: S::f32s) {
     S::as_mut_simd_f32s(&mut target[..S::F32_LANES]).0[0] = value;
-}
-
-/// Copies a short row; a loop of whole vectors and one overlapping the last, as a call of `memcpy` costs more.
-#[inline(always)]
-pub(crate) fn copy_row(target: &mut [f32], source: &[f32]) {
-    #[inline(always)]
-    fn overlapping<const N: usize>(target: &mut [f32], source: &[f32]) {
-        let whole = source.len() / N * N;
-        for (to, from) in target.as_chunks_mut::<N>().0.iter_mut().zip(source.as_chunks::<N>().0) {
-            *to = *from;
-        }
-        if whole < source.len()
-            && let (Some(to), Some(from)) = (target.last_chunk_mut::<N>(), source.last_chunk::<N>())
-        {
-            *to = *from;
-        }
-    }
-    let target = &mut target[..source.len()];
-    match source.len() {
-        8.. => overlapping::<8>(target, source),
-        4.. => overlapping::<4>(target, source),
-        2.. => overlapping::<2>(target, source),
-        _ => overlapping::<1>(target, source),
-    }
 }

@@ -3,12 +3,15 @@
 
 mod common;
 
+use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, module};
 use common::{
     GRADIENT, LAYOUTS, Layout, OUTPUT, assert_close, assert_sums, doubles, everywhere, laid_out, process, tensor,
     values, view,
 };
-use elastic_kernels::{Activation, BatchNormOutput, batch_norm, batch_norm_train};
+use elastic_kernels::{
+    Activation, BatchNormOutput, batch_norm, batch_norm_train, conv2d_batch_norm, conv2d_batch_norm_train,
+};
 use proptest::prelude::*;
 
 const EPSILON: f64 = 1e-5;
@@ -232,4 +235,125 @@ fn other_ranks_equal_burn() {
     check([6, 5]);
     check([6, 5, 7]);
     check([3, 5, 2, 3, 4]);
+}
+
+/// A convolution and the normalisation behind it.
+#[derive(Clone, Debug)]
+struct Fused {
+    input: [usize; 4],
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+    depthwise: bool,
+    activation: Activation,
+    layout: Layout,
+}
+
+impl Fused {
+    fn weight(&self) -> [usize; 4] {
+        let [_, channels, ..] = self.input;
+        let [outputs, inputs] = if self.depthwise { [channels, 1] } else { [self.outputs, channels] };
+        [outputs, inputs, self.kernel, self.kernel]
+    }
+
+    fn options(&self) -> ConvOptions<2> {
+        let groups = if self.depthwise { self.input[1] } else { 1 };
+        ConvOptions::new([self.stride; 2], [self.kernel / 2; 2], [1; 2], groups)
+    }
+
+    /// Output, mean, variance, and the gradients of input, weight, gamma and beta.
+    fn outcome(&self, is_fused: bool) -> [Vec<f32>; 7] {
+        let device = Device::flex().autodiff();
+        let [source, x] = laid_out(1, self.input, self.layout, &device, |x| x);
+        let weight = tensor::<4>(2, self.weight(), &device).require_grad();
+        let [gamma, beta] = parameters(self.weight()[0], &device).map(|parameter| parameter.detach().require_grad());
+        let (affine, options) = ([gamma.clone(), beta.clone()], self.options());
+        let [g, b] = affine;
+        let result = if is_fused {
+            conv2d_batch_norm_train(x, weight.clone(), options, g, b, EPSILON, self.activation)
+        } else {
+            burns(module::conv2d(x, weight.clone(), None, options), g, b, self.activation)
+        };
+        let grads = (result.output.clone() * tensor(4, result.output.dims(), &device)).sum().backward();
+        [
+            values(result.output),
+            values(result.mean),
+            values(result.variance),
+            values(view(source.grad(&grads).unwrap(), self.input, self.layout)),
+            values(weight.grad(&grads).unwrap()),
+            values(gamma.grad(&grads).unwrap()),
+            values(beta.grad(&grads).unwrap()),
+        ]
+    }
+}
+
+/// The length of the difference, over that of the first.
+fn distance(expected: &[f32], found: &[f32]) -> f64 {
+    assert_eq!(expected.len(), found.len());
+    let square = |value: f32| f64::from(value).powi(2);
+    let difference: f64 = expected.iter().zip(found).map(|(expected, found)| square(expected - found)).sum();
+    (difference / (expected.iter().copied().map(square).sum::<f64>() + 1e-30)).sqrt()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Enough numbers for each channel that its deviation is not itself a rounding error. Rounding moves a number over an
+    /// edge of an activation now and then, so gradients are compared as a whole.
+    #[test]
+    fn a_convolution_in_front_equals_burn(
+        input in [3usize..7, 1usize..20, 3usize..14, 3usize..14],
+        outputs in 1usize..40,
+        kernel in prop::sample::select(vec![1usize, 3]),
+        stride in 1usize..3,
+        depthwise in any::<bool>(),
+        activation in prop::sample::select(vec![Activation::None, Activation::Relu, Activation::Relu6]),
+        layout in prop::sample::select(LAYOUTS.to_vec()),
+    ) {
+        // A normalised channel does not depend on its weight's length: the gradient of a single one is a rounding error.
+        let kernel = if depthwise || input[1] == 1 { 3 } else { kernel };
+        let _process = process();
+        let case = Fused { input, outputs, kernel, stride, depthwise, activation, layout };
+        let expected = case.outcome(false);
+        for (level, found) in everywhere(|| case.outcome(true)) {
+            let names = ["output", "mean", "variance", "input", "weight", "gamma", "beta"];
+            for (part, name) in names.into_iter().enumerate() {
+                let (limit, found) = (if part < 3 { OUTPUT } else { 2e-3 }, distance(&expected[part], &found[part]));
+                // The mean's terms may cancel.
+                let limit = if part == 1 { GRADIENT } else { limit };
+                prop_assert!(found < limit, "{level:?} {name}: {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_convolution_in_front_of_given_statistics_equals_burn(
+        input in [1usize..4, 1usize..20, 1usize..14, 1usize..14],
+        outputs in 1usize..40,
+        kernel in prop::sample::select(vec![1usize, 3]),
+        stride in 1usize..3,
+        depthwise in any::<bool>(),
+        activation in prop::sample::select(vec![Activation::None, Activation::Relu, Activation::Relu6]),
+        layout in prop::sample::select(LAYOUTS.to_vec()),
+    ) {
+        let _process = process();
+        let case = Fused { input, outputs, kernel, stride, depthwise, activation, layout };
+        let device = Device::flex();
+        let [_, x] = laid_out(1, case.input, case.layout, &device, |x| x);
+        let weight = tensor::<4>(2, case.weight(), &device);
+        let [gamma, beta] = parameters(case.weight()[0], &device);
+        let statistics = [tensor::<1>(5, gamma.dims(), &device), tensor::<1>(6, gamma.dims(), &device).abs() + 0.5];
+        let [mean, variance] = statistics.clone();
+        let convolved = module::conv2d(x.clone(), weight.clone(), None, case.options());
+        let normalized = module::batch_norm(convolved, gamma.clone(), beta.clone(), mean, variance, EPSILON);
+        let expected = values(activation.forward(normalized));
+        let [mean, variance] = statistics;
+        let found = everywhere(|| {
+            let parameters = [gamma.clone(), beta.clone(), mean.clone(), variance.clone()];
+            values(conv2d_batch_norm(x.clone(), weight.clone(), case.options(), parameters, EPSILON, activation))
+        });
+        for (level, found) in found {
+            assert_close(&format!("{level:?}"), &expected, &found, OUTPUT);
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use elastic_kernels::Activation;
+use elastic_kernels::{Activation, add};
 use serde::{Deserialize, Serialize};
 
 use super::parts::{ConvNorm, conv, depthwise, pooled};
@@ -189,7 +189,7 @@ impl InvertedResidual {
             None => input.clone(),
         };
         let x = self.project.forward(self.filter.forward(x));
-        if self.shortcut { input + x } else { x }
+        if self.shortcut { add(input, x) } else { x }
     }
 }
 

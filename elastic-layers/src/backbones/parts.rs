@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::nn::{Initializer, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
-use elastic_kernels::Activation;
+use elastic_kernels::{Activation, global_mean};
 
 use crate::{Elastic, ElasticBatchNorm, ElasticBatchNormConfig, ElasticConv2d, ElasticConv2dConfig, Size};
 
@@ -29,7 +29,7 @@ pub(super) fn padding(kernel: usize) -> PaddingConfig2d {
 /// - `x`: `[batch, channels, height, width]`
 /// - output: `[batch, channels]`
 pub(super) fn pooled(x: Tensor<4>) -> Tensor<2> {
-    x.mean_dims(&[2, 3]).flatten(1, 3)
+    global_mean(x)
 }
 
 /// Convolution without bias, batch norm, activation.
@@ -53,6 +53,6 @@ impl ConvNorm {
     }
 
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.norm.forward_activated(self.conv.forward(x), self.activation)
+        self.norm.forward_convolved(&self.conv, x, self.activation)
     }
 }

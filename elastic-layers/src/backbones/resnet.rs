@@ -2,9 +2,8 @@
 
 use burn::module::Module;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
-use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor};
-use elastic_kernels::Activation;
+use elastic_kernels::{Activation, add_relu};
 use serde::{Deserialize, Serialize};
 
 use super::parts::{ConvNorm, conv, padding, pooled};
@@ -226,7 +225,7 @@ impl Residual {
             None => x,
         };
         let x = through(&self.conv3, self.conv2.forward(self.conv1.forward(input.clone())));
-        relu(x + through(&self.downsample, input))
+        add_relu(x, through(&self.downsample, input))
     }
 }
 

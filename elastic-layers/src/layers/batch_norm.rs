@@ -3,8 +3,11 @@
 use burn::module::{Flag, Module, Param, ParamId, RunningState};
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{Device, Tensor};
-use elastic_kernels::{Activation, BatchNormOutput, batch_norm, batch_norm_train};
+use elastic_kernels::{
+    Activation, BatchNormOutput, batch_norm, batch_norm_train, conv2d_batch_norm, conv2d_batch_norm_train,
+};
 
+use super::conv2d::{Convolution, ElasticConv2d};
 use super::label::Label;
 use crate::crop::{active, crop, detached, in_use, place};
 use crate::{Adaptation, AxesVisitor, Axis, Change, Elastic, Size, Statistics};
@@ -104,45 +107,66 @@ impl ElasticBatchNorm {
     /// # Panics
     /// As [`forward`](Self::forward).
     pub fn forward_activated<const D: usize>(&self, input: Tensor<D>, activation: Activation) -> Tensor<D> {
-        let (expected, got) = (self.features.len(), input.dims()[1]);
+        let (channels, device) = (input.dims()[1], input.device());
+        self.normalize(input, channels, &device, activation)
+    }
+
+    /// Applies a convolution, the normalisation, then an activation: in fewer passes over the numbers where the
+    /// [kernels](crate::kernels) apply.
+    ///
+    /// # Shapes
+    /// As those of [`ElasticConv2d::forward`].
+    ///
+    /// # Panics
+    /// As that and [`forward`](Self::forward).
+    pub fn forward_convolved(&self, conv: &ElasticConv2d, input: Tensor<4>, activation: Activation) -> Tensor<4> {
+        if conv.bias.is_some() {
+            return self.forward_activated(conv.forward(input), activation);
+        }
+        let device = input.device();
+        let convolution = conv.convolution(input);
+        let channels = convolution.weight.dims()[0];
+        self.normalize(convolution, channels, &device, activation)
+    }
+
+    fn normalize<const D: usize>(
+        &self,
+        input: impl Normalized<D>,
+        channels: usize,
+        device: &Device,
+        activation: Activation,
+    ) -> Tensor<D> {
+        let expected = self.features.len();
         assert!(
-            got == expected,
-            "ElasticBatchNorm {}[{}]: expected {expected} features, got {got}",
+            channels == expected,
+            "ElasticBatchNorm {}[{}]: expected {expected} features, got {channels}",
             self.label,
             self.features.size(),
         );
-        let training = input.device().is_autodiff() && self.training.is_enabled();
-        match self.statistics {
-            Statistics::Running if !training => self.forward_running(input, activation),
-            Statistics::Running => self.forward_updating(input, activation, self.momentum),
-            Statistics::Batch => self.forward_batch(input, activation).output,
-            Statistics::Calibrate { seen } => self.forward_updating(input, activation, 1.0 / (seen + 1) as f64),
-        }
+        let training = device.is_autodiff() && self.training.is_enabled();
+        let parameters = self.scale_and_shift();
+        let weight = match self.statistics {
+            Statistics::Running if !training => {
+                let running = [&self.running_mean, &self.running_var];
+                let running = running.map(|state| self.in_view(state.value().to_device(device)));
+                return input.with_given(parameters, running, self.epsilon, activation);
+            }
+            Statistics::Running => self.momentum,
+            Statistics::Batch => return input.with_batch(parameters, self.epsilon, activation).output,
+            Statistics::Calibrate { seen } => 1.0 / (seen + 1) as f64,
+        };
+        let result = input.with_batch(parameters, self.epsilon, activation);
+        self.move_statistics(result.mean, result.variance, weight, device);
+        result.output
     }
 
-    fn forward_batch<const D: usize>(&self, input: Tensor<D>, activation: Activation) -> BatchNormOutput<D> {
-        let [gamma, beta] = self.scale_and_shift();
-        batch_norm_train(input, gamma, beta, self.epsilon, activation)
-    }
-
-    fn forward_running<const D: usize>(&self, input: Tensor<D>, activation: Activation) -> Tensor<D> {
-        let device = input.device();
-        let [gamma, beta] = self.scale_and_shift();
-        let [mean, var] =
-            [&self.running_mean, &self.running_var].map(|state| self.in_view(state.value().to_device(&device)));
-        batch_norm(input, gamma, beta, mean, var, self.epsilon, activation)
-    }
-
-    /// Normalises with the batch's statistics, and moves the running ones towards them.
-    fn forward_updating<const D: usize>(&self, input: Tensor<D>, activation: Activation, weight: f64) -> Tensor<D> {
-        let device = input.device();
-        let result = self.forward_batch(input, activation);
-        for (state, batch) in [(&self.running_mean, result.mean), (&self.running_var, result.variance)] {
-            let old = self.in_view(state.value_sync().to_device(&device));
+    /// Moves the running statistics towards the batch's.
+    fn move_statistics(&self, mean: Tensor<1>, variance: Tensor<1>, weight: f64, device: &Device) {
+        for (state, batch) in [(&self.running_mean, mean), (&self.running_var, variance)] {
+            let old = self.in_view(state.value_sync().to_device(device));
             let new = old.mul_scalar(1.0 - weight).add(batch.detach().mul_scalar(weight));
             state.update(new.detach());
         }
-        result.output
     }
 
     fn scale_and_shift(&self) -> [Tensor<1>; 2] {
@@ -169,6 +193,54 @@ impl ElasticBatchNorm {
     fn with_own_statistics(self) -> Self {
         let [running_mean, running_var] = self.own_statistics();
         Self { running_mean, running_var, known: self.features.clone(), ..self }
+    }
+}
+
+/// What is normalised: a tensor, or what a convolution makes of one.
+trait Normalized<const D: usize> {
+    /// With the statistics of the batch.
+    fn with_batch(self, affine: [Tensor<1>; 2], epsilon: f64, activation: Activation) -> BatchNormOutput<D>;
+
+    /// With given mean and variance.
+    fn with_given(
+        self,
+        affine: [Tensor<1>; 2],
+        statistics: [Tensor<1>; 2],
+        epsilon: f64,
+        activation: Activation,
+    ) -> Tensor<D>;
+}
+
+impl<const D: usize> Normalized<D> for Tensor<D> {
+    fn with_batch(self, [gamma, beta]: [Tensor<1>; 2], epsilon: f64, activation: Activation) -> BatchNormOutput<D> {
+        batch_norm_train(self, gamma, beta, epsilon, activation)
+    }
+
+    fn with_given(
+        self,
+        [gamma, beta]: [Tensor<1>; 2],
+        [mean, variance]: [Tensor<1>; 2],
+        epsilon: f64,
+        activation: Activation,
+    ) -> Tensor<D> {
+        batch_norm(self, gamma, beta, mean, variance, epsilon, activation)
+    }
+}
+
+impl Normalized<4> for Convolution {
+    fn with_batch(self, [gamma, beta]: [Tensor<1>; 2], epsilon: f64, activation: Activation) -> BatchNormOutput<4> {
+        conv2d_batch_norm_train(self.input, self.weight, self.options, gamma, beta, epsilon, activation)
+    }
+
+    fn with_given(
+        self,
+        [gamma, beta]: [Tensor<1>; 2],
+        [mean, variance]: [Tensor<1>; 2],
+        epsilon: f64,
+        activation: Activation,
+    ) -> Tensor<4> {
+        let parameters = [gamma, beta, mean, variance];
+        conv2d_batch_norm(self.input, self.weight, self.options, parameters, epsilon, activation)
     }
 }
 

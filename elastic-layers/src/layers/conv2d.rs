@@ -152,13 +152,19 @@ impl ElasticConv2d {
     /// # Panics
     /// If the input has another number of channels than the layer at its architecture.
     pub fn forward(&self, input: Tensor<4>) -> Tensor<4> {
+        let Convolution { input, weight, bias, options } = self.convolution(input);
+        conv2d(input, weight, bias, options)
+    }
+
+    /// What [`forward`](Self::forward) computes.
+    pub(super) fn convolution(&self, input: Tensor<4>) -> Convolution {
         let [_, inputs, height, width] = input.dims();
         self.channels
             .check_input(inputs, || format!("ElasticConv2d {}[{}] {:?}", self.label, self.channels, self.kernel_size));
         let padding = self.padding_pairs([height, width]);
         let options = ConvOptions::new_with_padding(self.stride, padding, self.dilation, self.channels.groups());
         let (weight, bias) = self.channels.active(&self.weight, self.bias.as_ref());
-        conv2d(input, weight, bias, options)
+        Convolution { input, weight, bias, options }
     }
 
     /// The padding before and behind each axis.
@@ -171,6 +177,14 @@ impl ElasticConv2d {
             }
         }
     }
+}
+
+/// A convolution that is not computed yet.
+pub(super) struct Convolution {
+    pub input: Tensor<4>,
+    pub weight: Tensor<4>,
+    pub bias: Option<Tensor<1>>,
+    pub options: ConvOptions<2>,
 }
 
 /// With the same parameters, and fixed sizes.

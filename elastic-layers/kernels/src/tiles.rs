@@ -1,0 +1,252 @@
+//! The inner loops of dense convolutions: weighted sums of runs of channels, and sums of products of pixels.
+//!
+//! Plain loops over indices: a closure that is handed to a function of the library may not be inlined, and is then
+//! compiled without the vector instructions.
+#![allow(clippy::needless_range_loop)]
+
+use pulp::{Simd, WithSimd};
+
+use crate::buffer::{Buffer, take};
+use crate::simd::width;
+
+/// Vectors of target channels that are summed together.
+const VECTORS: usize = 3;
+
+/// Bytes of a panel's weights that stay in the first cache beside pixels.
+const PANEL_BYTES: usize = 40 << 10;
+
+/// Channels that are summed together with [`VECTORS`]: of 32 registers, and of 16.
+const WIDE: usize = 8;
+const NARROW: usize = 4;
+
+/// Vectors of a panel at most.
+fn panel_vectors(depth: usize) -> usize {
+    if depth * width() * VECTORS * size_of::<f32>() > PANEL_BYTES && width() >= 16 { VECTORS - 1 } else { VECTORS }
+}
+
+/// Cuts a length into blocks of at most `largest`, as even as possible: first element and length of each.
+#[inline(always)]
+pub(crate) fn even_blocks(length: usize, largest: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = length.div_ceil(largest);
+    (0..count).map(move |block| {
+        let [first, end] = [block, block + 1].map(|block| block * length / count);
+        (first, end - first)
+    })
+}
+
+/// A weight matrix in the order that [`Products`] reads it: panels of some vectors of target channels, and in each the
+/// numbers that are multiplied by one number of a source. Zeros where there is no channel.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    data: Buffer,
+    depth: usize,
+    channels: usize,
+}
+
+impl Packed {
+    /// Packs the weights of `channels` target channels by `depth` numbers of a source.
+    pub fn new(channels: usize, depth: usize, at: impl Fn(usize, usize) -> f32) -> Self {
+        let lanes = width();
+        let vectors = channels.div_ceil(lanes);
+        let mut data = take(vectors * lanes * depth);
+        for (first, count) in even_blocks(vectors, panel_vectors(depth)) {
+            let panel = &mut data[first * lanes * depth..(first + count) * lanes * depth];
+            for (place, numbers) in panel.chunks_exact_mut(count * lanes).enumerate() {
+                for (channel, number) in (first * lanes..).zip(numbers) {
+                    *number = if channel < channels { at(channel, place) } else { 0.0 };
+                }
+            }
+        }
+        Self { data, depth, channels }
+    }
+}
+
+/// `target[places[i] + c] = bias[c] + sum over k of weights[c][k] * (the k-th number that pixel i reads)`, where a pixel
+/// reads the runs behind `bases[i]`.
+pub(crate) struct Products<'a> {
+    pub weights: &'a Packed,
+    pub bias: Option<&'a [f32]>,
+    pub source: &'a [f32],
+    pub bases: &'a [usize],
+    /// Offset and length of every run.
+    pub runs: &'a [(usize, usize)],
+    pub target: &'a mut [f32],
+    pub places: &'a [usize],
+}
+
+impl WithSimd for Products<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let lanes = S::F32_LANES;
+        debug_assert_eq!(lanes, width());
+        for (first, count) in even_blocks(self.weights.channels.div_ceil(lanes), panel_vectors(self.weights.depth)) {
+            match count {
+                1 => self.panel::<S, 1>(simd, first),
+                2 => self.panel::<S, 2>(simd, first),
+                _ => self.panel::<S, VECTORS>(simd, first),
+            }
+        }
+    }
+}
+
+impl Products<'_> {
+    /// All pixels of a panel. The last block repeats some pixels of the one before it, where there is one.
+    #[inline(always)]
+    fn panel<S: Simd, const V: usize>(&mut self, simd: S, first: usize) {
+        let pixels = self.bases.len();
+        let height = match (S::F32_LANES >= 16, V) {
+            (true, 1) => 14,
+            (true, 2) => 12,
+            (true, _) => 8,
+            (false, 1) => 8,
+            (false, 2) => 6,
+            (false, _) => 4,
+        };
+        let mut pixel = 0;
+        if pixels < height {
+            while pixel < pixels {
+                self.tile::<S, 1, V>(simd, first, pixel);
+                pixel += 1;
+            }
+            return;
+        }
+        while pixel < pixels {
+            let start = pixel.min(pixels - height);
+            match height {
+                4 => self.tile::<S, 4, V>(simd, first, start),
+                6 => self.tile::<S, 6, V>(simd, first, start),
+                8 => self.tile::<S, 8, V>(simd, first, start),
+                12 => self.tile::<S, 12, V>(simd, first, start),
+                _ => self.tile::<S, 14, V>(simd, first, start),
+            }
+            pixel += height;
+        }
+    }
+
+    /// `M` pixels and `V` vectors.
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const V: usize>(&mut self, simd: S, first: usize, pixel: usize) {
+        let lanes = S::F32_LANES;
+        let (depth, channels) = (self.weights.depth, self.weights.channels);
+        let start = first * lanes;
+        let count = channels.min(start + V * lanes) - start;
+        let mut sums = [[simd.splat_f32s(0.0); V]; M];
+        if let Some(bias) = self.bias {
+            for v in 0..V {
+                let bias = &bias[start..start + count];
+                let value = simd.partial_load_f32s(&bias[count.min(v * lanes)..count.min((v + 1) * lanes)]);
+                for m in 0..M {
+                    sums[m][v] = value;
+                }
+            }
+        }
+        let mut weights = &self.weights.data[start * depth..][..V * lanes * depth];
+        let bases = &self.bases[pixel..pixel + M];
+        for &(offset, length) in self.runs {
+            let mut rows: [&[f32]; M] = [&[]; M];
+            for m in 0..M {
+                rows[m] = &self.source[bases[m] + offset..][..length];
+            }
+            let (run, rest) = weights.split_at(length * V * lanes);
+            weights = rest;
+            let run = &S::as_simd_f32s(run).0.as_chunks::<V>().0[..length];
+            for (k, weight) in run.iter().enumerate() {
+                for m in 0..M {
+                    let value = simd.splat_f32s(rows[m][k]);
+                    for v in 0..V {
+                        sums[m][v] = simd.mul_add_e_f32s(value, weight[v], sums[m][v]);
+                    }
+                }
+            }
+        }
+        for m in 0..M {
+            let target = &mut self.target[self.places[pixel + m] + start..][..count];
+            if count == V * lanes {
+                S::as_mut_simd_f32s(target).0[..V].copy_from_slice(&sums[m]);
+            } else {
+                for (v, part) in target.chunks_mut(lanes).enumerate() {
+                    simd.partial_store_f32s(part, sums[m][v]);
+                }
+            }
+        }
+    }
+}
+
+/// `sums[k][c] += sum over pixels of (the k-th number that the pixel reads) * grad[pixel][c]`.
+pub(crate) struct Outer<'a> {
+    pub source: &'a [f32],
+    pub bases: &'a [usize],
+    /// Offset and length of every run.
+    pub runs: &'a [(usize, usize)],
+    /// Whole vectors of channels for every pixel, with zeros where there is no channel.
+    pub grad: &'a [f32],
+    /// Numbers of a pixel in `grad`, and of a row in `sums`.
+    pub stride: usize,
+    pub sums: &'a mut [f32],
+}
+
+impl WithSimd for Outer<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let height = if S::F32_LANES >= 16 { WIDE } else { NARROW };
+        let mut row = 0;
+        for &(offset, length) in self.runs {
+            for (start, count) in even_blocks(length, height) {
+                let (offset, row) = (offset + start, row + start);
+                match count {
+                    1 => self.rows::<S, 1>(simd, offset, row),
+                    2 => self.rows::<S, 2>(simd, offset, row),
+                    3 => self.rows::<S, 3>(simd, offset, row),
+                    4 => self.rows::<S, 4>(simd, offset, row),
+                    5 if WIDE == height => self.rows::<S, 5>(simd, offset, row),
+                    6 if WIDE == height => self.rows::<S, 6>(simd, offset, row),
+                    7 if WIDE == height => self.rows::<S, 7>(simd, offset, row),
+                    _ if WIDE == height => self.rows::<S, WIDE>(simd, offset, row),
+                    _ => unreachable!("blocks are no higher"),
+                }
+            }
+            row += length;
+        }
+    }
+}
+
+impl Outer<'_> {
+    #[inline(always)]
+    fn rows<S: Simd, const H: usize>(&mut self, simd: S, offset: usize, row: usize) {
+        for (first, count) in even_blocks(self.stride / S::F32_LANES, VECTORS) {
+            match count {
+                1 => self.tile::<S, H, 1>(simd, offset, row, first),
+                2 => self.tile::<S, H, 2>(simd, offset, row, first),
+                _ => self.tile::<S, H, VECTORS>(simd, offset, row, first),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const H: usize, const V: usize>(&mut self, simd: S, offset: usize, row: usize, first: usize) {
+        let lanes = S::F32_LANES;
+        let mut sums = [[simd.splat_f32s(0.0); V]; H];
+        let source = &self.source[offset..];
+        for (&base, grad) in self.bases.iter().zip(self.grad.chunks_exact(self.stride)) {
+            let values = &source[base..base + H];
+            let grads = S::as_simd_f32s(&grad[first * lanes..(first + V) * lanes]).0;
+            for h in 0..H {
+                let value = simd.splat_f32s(values[h]);
+                for v in 0..V {
+                    sums[h][v] = simd.mul_add_e_f32s(value, grads[v], sums[h][v]);
+                }
+            }
+        }
+        for h in 0..H {
+            let totals = &mut self.sums[(row + h) * self.stride + first * lanes..][..V * lanes];
+            let totals = S::as_mut_simd_f32s(totals).0;
+            for v in 0..V {
+                totals[v] = simd.add_f32s(totals[v], sums[h][v]);
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Crops, sums and means against Burn's own: output and gradient, over layouts, levels and threads.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use burn::tensor::{Device, Tensor, activation};
+use common::{GRADIENT, LAYOUTS, Layout, OUTPUT, assert_close, everywhere, laid_out, process, tensor, values};
+use elastic_kernels::crop;
+use proptest::prelude::*;
+
+proptest! {
+    #[test]
+    fn a_crop_is_burns_slice(axes in proptest::array::uniform4((1..=4usize, 0..=3usize)), layout in proptest::sample::select(&LAYOUTS)) {
+        let _guard = process();
+        let sizes = axes.map(|axis| axis.0);
+        let shape = axes.map(|axis| axis.0 + axis.1);
+        let device = Device::flex().autodiff();
+        let run = |work: &dyn Fn(Tensor<4>) -> Tensor<4>| {
+            let [source, x] = laid_out(1, shape, layout, &device, |x| x);
+            let output = work(x);
+            // Two uses of one tensor: gradients add up.
+            let upstream = [2, 3].map(|seed| tensor(seed, sizes, &device));
+            let loss = upstream.into_iter().map(|upstream| (output.clone() * upstream).sum()).reduce(|a, b| a + b);
+            let gradients = loss.expect("two").backward();
+            (values(output), values(source.grad(&gradients).expect("a gradient")))
+        };
+        let ours = run(&|x| crop(x, sizes));
+        prop_assert_eq!(ours, run(&|x| x.slice(sizes.map(|size| 0..size))));
+    }
+}
+
+#[test]
+#[should_panic(expected = "crop: expected at most [2, 3], got [1, 4]")]
+fn more_than_there_is_is_refused() {
+    crop(Tensor::<2>::zeros([2, 3], &Device::flex()), [1, 4]);
+}
+
+/// Values and the gradients of both inputs, with weights that differ from number to number.
+fn sum_outcome(
+    shape: [usize; 4],
+    layouts: [Layout; 2],
+    sum: impl Fn(Tensor<4>, Tensor<4>) -> Tensor<4>,
+) -> [Vec<f32>; 3] {
+    let device = Device::flex().autodiff();
+    let [first, a] = laid_out(1, shape, layouts[0], &device, |x| x);
+    let [second, b] = laid_out(2, shape, layouts[1], &device, |x| x);
+    let output = sum(a, b);
+    let grads = (output.clone() * tensor(3, shape, &device)).sum().backward();
+    let [first, second] = [first, second].map(|source| values(source.grad(&grads).unwrap()));
+    [values(output), first, second]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sums_equal_burns(
+        shape in [1usize..5, 1usize..20, 1usize..9, 1usize..9],
+        first in prop::sample::select(LAYOUTS.to_vec()),
+        second in prop::sample::select(LAYOUTS.to_vec()),
+    ) {
+        let _process = process();
+        let layouts = [first, second];
+        let plain = sum_outcome(shape, layouts, |a, b| a + b);
+        let relu = sum_outcome(shape, layouts, |a, b| activation::relu(a + b));
+        for (level, found) in everywhere(|| sum_outcome(shape, layouts, elastic_kernels::add)) {
+            prop_assert_eq!(&found, &plain, "{:?}", level);
+        }
+        for (level, found) in everywhere(|| sum_outcome(shape, layouts, elastic_kernels::add_relu)) {
+            prop_assert_eq!(&found, &relu, "{:?}, ReLU", level);
+        }
+    }
+
+    #[test]
+    fn means_equal_burns(
+        shape in [1usize..5, 1usize..40, 1usize..9, 1usize..9],
+        layout in prop::sample::select(LAYOUTS.to_vec()),
+    ) {
+        let _process = process();
+        let outcome = |mean: fn(Tensor<4>) -> Tensor<2>| {
+            let device = Device::flex().autodiff();
+            let [source, x] = laid_out(1, shape, layout, &device, |x| x);
+            let output = mean(x);
+            let grads = (output.clone() * tensor(2, [shape[0], shape[1]], &device)).sum().backward();
+            [values(output), values(source.grad(&grads).unwrap())]
+        };
+        let expected = outcome(|x| x.mean_dims(&[2, 3]).flatten(1, 3));
+        for (level, found) in everywhere(|| outcome(elastic_kernels::global_mean)) {
+            for (part, (name, tolerance)) in [("mean", OUTPUT), ("gradient", GRADIENT)].into_iter().enumerate() {
+                assert_close(&format!("{level:?} {name}"), &expected[part], &found[part], tolerance);
+            }
+        }
+    }
+}
