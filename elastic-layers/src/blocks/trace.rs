@@ -32,7 +32,9 @@ struct Value {
 
 /// The blocks of a forward, in execution order.
 pub(super) fn blocks_of(tracing: &Tracing<'_>) -> Result<Vec<ElasticBlock>, BlocksError> {
-    let input = &tracing.captured.input;
+    let [input] = &tracing.captured.inputs[..] else {
+        return Err(BlocksError::Unsupported(vec![format!("{} inputs", tracing.captured.inputs.len())]));
+    };
     let image = Value {
         channels: Size::Fixed(input.shape[1]),
         size: [input.shape[2], input.shape[3]],

@@ -109,7 +109,8 @@ impl Runtime for Tract {
         }
         let values = output.to_plain_array_view::<f32>().map(|values| values.iter().copied().collect());
         let values = values.map_err(|error| run_error(error.to_string()))?;
-        let output = ArrayD::from_shape_vec(IxDyn(output.shape()), values).map_err(|error| run_error(error.to_string()));
+        let output =
+            ArrayD::from_shape_vec(IxDyn(output.shape()), values).map_err(|error| run_error(error.to_string()));
         Ok(vec![output?])
     }
 }
