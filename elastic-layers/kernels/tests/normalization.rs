@@ -296,7 +296,7 @@ fn distance(expected: &[f32], found: &[f32]) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
 
     /// Enough numbers for each channel that its deviation is not itself a rounding error. Rounding moves a number over an
     /// edge of an activation now and then, so gradients are compared as a whole.
