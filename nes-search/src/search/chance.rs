@@ -70,6 +70,8 @@ impl<M: Backbone + 'static> Search<'_, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::search::Start;
+    use crate::search::test_setting::Setting;
 
     #[test]
     fn near_chance_is_less_than_three_standard_errors_above_it() {
@@ -83,5 +85,35 @@ mod tests {
         // The most frequent class is what a guess names.
         assert!(SharedAccuracy::new(0.75, &[75, 25]).near_chance);
         assert!(!SharedAccuracy::new(0.9, &[75, 25]).near_chance);
+    }
+
+    #[test]
+    fn a_search_says_that_its_weights_know_nothing() {
+        #[derive(Default)]
+        struct Warned(Vec<String>);
+        impl Observer for Warned {
+            fn progress(&mut self, _progress: crate::Progress<'_>) {}
+
+            fn warning(&mut self, message: &str) {
+                self.0.push(message.into());
+            }
+        }
+        // A network that says the same of every image.
+        let setting = Setting::new(0.4);
+        let mut search = setting.search(|settings| {
+            settings.start = Start::Base;
+            settings.trials.candidates = 0;
+            settings.outer_iterations = 2;
+        });
+        let mut warned = Warned::default();
+        let found = search.run(None, &mut warned).expect("no error").expect("not interrupted");
+        let start = found.accuracy_at_start.expect("H moved");
+        assert!(start.near_chance && found.accuracy_at_end.near_chance, "{start:?}");
+        assert_eq!((start.images, start.chance), (40, 0.1));
+        assert_eq!(warned.0.len(), 2, "{:?}", warned.0);
+        for (message, when) in warned.0.iter().zip(["before H moves", "in the end"]) {
+            assert!(message.starts_with(when) && message.contains("of 40 evaluation images"), "{message}");
+            assert!(message.contains("chance (10.0 %)"), "{message}");
+        }
     }
 }

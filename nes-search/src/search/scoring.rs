@@ -80,3 +80,45 @@ impl<M: Backbone + 'static> Scorer<M> {
         Ok((losses, distinct.len() as u64))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use elastic_layers::backbones::MobileNetV2Config;
+    use rand::RngExt;
+
+    use super::*;
+    use crate::Blueprint;
+    use crate::data::ImageData;
+    use crate::rng::{Stream, stream};
+
+    #[test]
+    fn any_number_of_candidates_scores_the_same_on_any_number_of_devices() {
+        let config = MobileNetV2Config::small(1, 28, 10);
+        let blueprint = Blueprint::new([1, 28, 28], move |space, device| config.init(space, device)).expect("a net");
+        let (space, device) = (blueprint.space(), Device::default());
+        let supernet = blueprint.supernet(3, &device.clone().autodiff()).expect("a net");
+        let set = ImageData::embedded().train;
+        let normalization = Normalization::of(&set).expect("in memory");
+        let mut rng = stream(1, Stream::Views);
+        let mut draw = |dim: &elastic_layers::ElasticDim| rng.random_range(0.0..dim.levels() as f64);
+        let candidates: Vec<Architecture> =
+            (0..7).map(|_| space.at_params(&space.dims().iter().map(&mut draw).collect::<Vec<_>>())).collect();
+        let batches = [vec![3, 8, 100], vec![5, 900]];
+        let losses = |devices: usize, candidates: &[Architecture]| {
+            let scorer = Scorer::new(&supernet, &vec![device.clone(); devices]);
+            scorer.losses(candidates, &set, &batches, &normalization).expect("in memory")
+        };
+        let (alone, _) = losses(1, &candidates);
+        assert!(alone.windows(2).all(|pair| pair[0] != pair[1]), "{alone:?}");
+        for devices in 1..=4 {
+            for count in 1..=candidates.len() {
+                let (some, scored) = losses(devices, &candidates[..count]);
+                assert_eq!(some, alone[..count], "{count} candidates on {devices} devices");
+                assert_eq!(scored, count as u64);
+            }
+        }
+        // Equal ones are scored once.
+        let twice = [candidates[1].clone(), candidates[0].clone(), candidates[1].clone()];
+        assert_eq!(losses(2, &twice), (vec![alone[1], alone[0], alone[1]], 2));
+    }
+}
