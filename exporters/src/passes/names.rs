@@ -6,7 +6,7 @@ use crate::graph::{Constant, Graph, Node, ValueId};
 /// identity: `stem.conv`, `stem.conv_relu6`, `head`.
 ///
 /// A node with parameters has its module's path; a node without has the path of the last one before it and what it
-/// does. Equal constants without a name share one value. Every input and output has a name that the caller gives.
+/// does. Equal constants share one value. Every input and output has a name that the caller gives.
 pub(crate) fn name_values(graph: &mut Graph, inputs: &[String], outputs: &[String]) {
     share_constants(graph);
     let mut taken: BTreeSet<String> = inputs.iter().chain(outputs).cloned().collect();
@@ -87,16 +87,14 @@ fn snake_case(operator: &str) -> String {
     text
 }
 
-/// Makes equal constants that are no parameters one.
+/// Makes equal constants one: numbers of the forward, and parameters of one name, which a layer that is used twice has
+/// twice when something was folded into it.
 fn share_constants(graph: &mut Graph) {
     let mut shared: Vec<ValueId> = Vec::new();
     for id in graph.used_constants() {
-        if !graph.value(id).name.is_empty() {
-            continue;
-        }
         let same = |other: ValueId| {
             let (one, other) = (graph.value(other), graph.value(id));
-            one.kind == other.kind && one.constant == other.constant
+            one.name == other.name && one.kind == other.kind && one.constant == other.constant
         };
         match shared.iter().find(|other| same(**other)) {
             Some(other) => graph.redirect(id, *other),
@@ -128,6 +126,7 @@ mod tests {
         assert_eq!(names, ["stem.conv", "stem.conv_relu6", "stem.conv_2", "stem.conv_relu6_2", "stem.conv_add"]);
         assert_eq!(graph.value(graph.outputs[0]).name, "logits");
         let constants: Vec<&str> = graph.used_constants().iter().map(|id| graph.value(*id).name.as_str()).collect();
-        assert_eq!(constants, ["stem.conv.weight", "float_0", "float_6", "stem.conv.weight_2"]);
+        // The layer that is used twice has one weight.
+        assert_eq!(constants, ["stem.conv.weight", "float_0", "float_6"]);
     }
 }

@@ -29,6 +29,9 @@ use super::progress::{Terminal, note};
 
 /// Measures, shows, checks and imports tables of the latency of fused blocks, for `search --latency-table`.
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Example: nes-search lut build --backbone mobilenet-v2-small --size 28 --classes 10 --out latency.json
+         nes-search search --budget 0.1ms --latency-table latency.json")]
 pub struct Lut {
     #[command(subcommand)]
     command: Command,
