@@ -23,7 +23,7 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 /// Writes a file that other processes see whole, and that a power cut may set back: without the wait for the disk.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_quickly(path: &Path, content: &[u8]) -> io::Result<()> {
     persist(path, content, false)
 }
@@ -43,7 +43,7 @@ fn persist(path: &Path, content: &[u8], durable: bool) -> io::Result<()> {
     if durable { sync_directory(folder) } else { Ok(()) }
 }
 
-/// Writes a directory of files, as [`write`] does a file. It must not be there yet.
+/// Writes a directory of files, as [`write()`] does a file. It must not be there yet.
 ///
 /// # Errors
 /// If something cannot be written; the directory is then not there.
