@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use ndarray::{ArrayD, IxDyn};
 use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::infer::Factoid;
+use tract_onnx::tract_hir::internal::DimLike;
 
 use super::{Runtime, RuntimeError, RuntimeKind, check_inputs, contained, wire};
 
