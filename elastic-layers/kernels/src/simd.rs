@@ -13,7 +13,7 @@ pub enum Level {
     Scalar = 1,
     /// 256-bit vectors with fused multiply-add: x86-64-v3.
     Avx2 = 2,
-    /// 512-bit vectors: x86-64-v4, with this crate's feature `avx512`.
+    /// 512-bit vectors: x86-64-v4.
     Avx512 = 3,
     /// 128-bit vectors: AArch64.
     Neon = 4,
@@ -23,13 +23,13 @@ impl Level {
     /// All of them, the slowest first.
     pub const ALL: [Self; 4] = [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512];
 
-    /// Whether this processor has it and the crate was compiled with it.
+    /// Whether this processor has it.
     pub fn is_available(self) -> bool {
         match self {
             Self::Scalar => true,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => pulp::x86::V3::is_available(),
-            #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => pulp::x86::V4::is_available(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => pulp::aarch64::Neon::is_available(),
@@ -60,7 +60,7 @@ pub fn level() -> Level {
 /// If the level is not available.
 pub fn force_level(level: Option<Level>) {
     if let Some(level) = level {
-        assert!(level.is_available(), "{level:?} is not available on this processor or in this build");
+        assert!(level.is_available(), "{level:?} is not available on this processor");
     }
     FORCED.store(level.map_or(0, |level| level as u8), Ordering::Relaxed);
 }
@@ -74,7 +74,7 @@ pub(crate) fn run<O: WithSimd>(operation: O) -> O::Output {
                 return Simd::vectorize(simd, operation);
             }
         }
-        #[cfg(all(target_arch = "x86_64", feature = "avx512"))]
+        #[cfg(target_arch = "x86_64")]
         Level::Avx512 => {
             if let Some(simd) = pulp::x86::V4::try_new() {
                 return Simd::vectorize(simd, operation);
