@@ -49,9 +49,14 @@ def inferred_shapes(model):
     return {v.name: dims(v) for v in [*inferred.input, *inferred.output, *inferred.value_info]}
 
 
+def images(dim):
+    """How many elements of a dimension belong to one image: 20 of `20*batch`."""
+    return int(dim.partition("*")[0]) if "*" in dim else 1
+
+
 def size(shape, batch):
     """Elements for one image: the batch dimension is left out."""
-    factors = [d for d in shape if not isinstance(d, str)]
+    factors = [images(d) if isinstance(d, str) else d for d in shape]
     return math.prod(factors) // (1 if any(isinstance(d, str) for d in shape) else batch)
 
 
@@ -124,6 +129,10 @@ def check(path, allowed):
     unused = [i.name for i in model.graph.initializer if i.name not in used]
     assert not unused, f"unused initialisers: {unused}"
 
+    # Where onnx knows no more than that a dimension follows the batch, the file says how.
+    for value in model.graph.value_info:
+        pairs = zip(shapes[value.name], dims(value), strict=True)
+        shapes[value.name] = [stated if isinstance(found, str) else found for found, stated in pairs]
     macs, parameters, file_parameters = count(model, shapes)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     for key, counted in (("macs", macs), ("parameters", parameters)):
