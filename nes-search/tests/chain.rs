@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use burn::module::Module;
+use burn::module::{Module, ModuleMapper, Param};
 use burn::store::ModuleRecord;
-use burn::tensor::{Bytes, Device};
+use burn::tensor::{Bytes, Device, Tensor};
 use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
 use elastic_layers::{ArchitectureFile, Backbone};
 use exporters::runtime::{RuntimeKind, available, require};
@@ -57,6 +57,7 @@ fn run_leaves_a_checked_comparison_and_a_file_that_every_runtime_agrees_on() {
     check_files(&out);
     check_runtimes(&out);
     check_export(folder.path(), &out);
+    check_refused_export(folder.path(), &out);
     check_fidelity(folder.path(), &out);
     check_with_python(&out);
 }
@@ -187,6 +188,36 @@ fn check_export(folder: &Path, out: &Path) {
     let output = command(&["bench", "a run/model.onnx", "--compare", "--seconds", "0.05", "--json"], folder);
     let bench: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(runtimes(&bench).last().map(String::as_str), Some("burn-flex"), "{bench}");
+}
+
+/// Of a network whose file cannot agree with it, since nothing is equal to what is not a number, no file is left.
+fn check_refused_export(folder: &Path, out: &Path) {
+    struct NoNumbers;
+    impl ModuleMapper for NoNumbers {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|values| values * f32::NAN)
+        }
+    }
+    let broken = folder.join("broken");
+    fs::create_dir(&broken).expect("a folder");
+    for name in ["config.toml", "architecture.json"] {
+        fs::copy(out.join(name), broken.join(name)).expect("a file");
+    }
+    let weights = network(out).map(&mut NoNumbers).into_record().into_bytes().expect("a record");
+    fs::write(broken.join("weights.bpk"), &*weights).expect("a file");
+    fs::write(broken.join("model.onnx"), "before").expect("a file");
+    let refused = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nes-search"));
+        let output = command.args(arguments).current_dir(folder).output().expect("it starts");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && message.contains("does not agree with Burn"), "{message}");
+    };
+    refused(&["export", "broken"]);
+    assert_eq!(fs::read(broken.join("model.onnx")).expect("a file"), b"before");
+    refused(&["export", "broken", "--out", "broken.onnx"]);
+    let left = |folder: &Path| fs::read_dir(folder).expect("a folder").count();
+    assert!(!folder.join("broken.onnx").exists());
+    assert_eq!((left(&broken), left(folder)), (4, 3), "only the run, its copy, and the file exported before");
 }
 
 /// The checker, the simplifier, and a count of MACs and parameters from the file's own shapes.

@@ -49,26 +49,29 @@ impl Display for Comparison {
 
 impl Job {
     /// Quantises an exported network, with ranges from training images, to the file `path`, and compares it with the file
-    /// `full` on the images of the evaluation split. Returns a line for each runtime.
+    /// `full` on the images of the evaluation split. Returns a line for each runtime. A file that does not agree does not
+    /// take its place.
     pub fn export_int8(&self, model: &OnnxModel, full: &Path, path: &Path) -> anyhow::Result<String> {
         let step = self.train.len().div_ceil(SAMPLE).max(1);
         let places: Vec<usize> = (0..self.train.len()).step_by(step).collect();
         let sample = |places: &[usize]| Ok(vec![self.input(&self.train, places)?.0]);
         let samples = places.chunks(BATCH).map(sample).collect::<anyhow::Result<Vec<_>>>()?;
-        model.quantize(&samples)?.save(path)?;
-        let mut lines = String::new();
-        for runtime in available() {
-            let comparison = self.compare([full, path], runtime)?;
-            let agreement = comparison.share(comparison.agreeing);
-            ensure!(
-                agreement >= LEAST_AGREEMENT,
-                "{}: expected at least {:.0} % of images with the class that f32 says, found {comparison}",
-                path.display(),
-                100.0 * LEAST_AGREEMENT
-            );
-            lines += &format!("[x] int8 in {comparison}\n");
-        }
-        Ok(lines)
+        model.quantize(&samples)?.save_checked(path, |beside| {
+            let mut lines = String::new();
+            for runtime in available() {
+                let comparison = self.compare([full, beside], runtime)?;
+                let agreement = comparison.share(comparison.agreeing);
+                ensure!(
+                    agreement >= LEAST_AGREEMENT,
+                    "{}: expected at least {:.0} % of images with the class that f32 says, found {comparison}; it is not \
+                     written",
+                    path.display(),
+                    100.0 * LEAST_AGREEMENT
+                );
+                lines += &format!("[x] int8 in {comparison}\n");
+            }
+            Ok(lines)
+        })
     }
 
     fn compare(&self, files: [&Path; 2], kind: RuntimeKind) -> anyhow::Result<Comparison> {

@@ -11,7 +11,7 @@ use clap::Args;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use console::{Term, truncate_str};
-use elastic_layers::{DimKind, ElasticDim};
+use elastic_layers::{DimKind, ElasticDim, Macs};
 use nes_search::search::{HISTORY, Iteration, read_history};
 use nes_search::searchers::NesStep;
 use serde::Serialize;
@@ -56,7 +56,10 @@ struct View {
     finished: bool,
     /// What the command that runs in the directory does; after the search perhaps something else.
     status: Option<Status>,
-    budget_macs: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget_macs: Option<Macs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    budget_ms: Option<f64>,
     iterations: usize,
     dimensions: Vec<ElasticDim>,
     /// The NES iterations so far.
@@ -101,7 +104,7 @@ impl View {
         let Some(task) = read_json_if_there::<TaskFile>(&directory.join(TASK))? else {
             bail!("{}: expected the directory of a run or a search, found no {TASK} in it", directory.display())
         };
-        let TaskFile { budget_macs, iterations, dimensions } = task;
+        let TaskFile { budget_macs, budget_ms, iterations, dimensions } = task;
         let history = read_history(directory)?;
         let fits = |record: &Iteration| {
             record.h.len() == dimensions.len()
@@ -119,7 +122,8 @@ impl View {
         Ok(Self {
             finished: directory.join(SEARCH).is_file(),
             status: read_json_if_there(&directory.join(STATUS))?,
-            budget_macs: budget_macs.0,
+            budget_macs,
+            budget_ms,
             iterations,
             dimensions,
             history,
@@ -133,8 +137,12 @@ impl View {
         };
         let _ = writeln!(
             text,
-            "round {} of {}: R {} of {} MACs ({:.3}), {} images so far",
-            last.iteration, self.iterations, last.macs.0, self.budget_macs, last.ratio, last.images
+            "round {} of {}: R {} ({:.3}), {} images so far",
+            last.iteration,
+            self.iterations,
+            self.taken(last),
+            last.ratio,
+            last.images
         );
         let losses: Vec<f64> = last.losses.iter().flatten().copied().collect();
         let least = losses.iter().copied().reduce(f64::min);
@@ -151,6 +159,15 @@ impl View {
         let _ = writeln!(text, "mean loss  {}", sparkline(self.history.iter().map(|record| record.loss)));
         let _ = writeln!(text, "R / R_t    {}\n", sparkline(self.history.iter().map(|record| Some(record.ratio))));
         text + &self.table(last) + "\n"
+    }
+
+    /// What the architecture of H takes, of the budget.
+    fn taken(&self, last: &Iteration) -> String {
+        match (self.budget_macs, self.budget_ms) {
+            (_, Some(ms)) => format!("{:.3} of {ms} ms", last.ratio * ms),
+            (Some(macs), None) => format!("{} of {} MACs", last.macs.0, macs.0),
+            (None, None) => format!("{} MACs", last.macs.0),
+        }
     }
 
     /// What is going on, in a few words.
