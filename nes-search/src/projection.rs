@@ -65,6 +65,11 @@ pub struct Projection<'a> {
 impl<'a> Projection<'a> {
     /// A projection onto a budget.
     ///
+    /// The smallest architecture of the space is taken for the cheapest, and the largest for the dearest. Times jump where
+    /// channels fill a runtime's vectors, so that others may be: of a budget of time, what lies beyond those two is refused
+    /// though a few architectures may take it. Between them an architecture is found whether or not what is taken grows
+    /// with every dimension.
+    ///
     /// # Errors
     /// If the space has nothing within the limits, or everything is below the budget.
     pub fn new(space: &'a SearchSpace, limits: &'a Limits) -> Result<Self, ProjectionError> {

@@ -152,6 +152,14 @@ impl Limits {
         self
     }
 
+    /// With the budget of something that takes so many times what its resource says.
+    ///
+    /// # Panics
+    /// If that is no finite number above 0.
+    pub fn at_scale(&self, scale: f64) -> Self {
+        Self { budget: Limit::new(self.budget.resource.clone(), self.budget.most / scale), bounds: self.bounds.clone() }
+    }
+
     /// The budget.
     pub fn budget(&self) -> &Limit {
         &self.budget

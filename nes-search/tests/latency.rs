@@ -7,10 +7,13 @@ use std::process::Command;
 
 use burn::tensor::Device;
 use elastic_layers::blocks::{Block, BlockActivation, BlockKind};
-use elastic_layers::{Architecture, ArchitectureFile, Backbone, SearchSpace};
+use elastic_layers::{Architecture, ArchitectureFile, Backbone, CostError, DimKind, SearchSpace};
 use exporters::OnnxExporter;
-use nes_search::latency::{Calibration, Family, LatencyModel, LatencyTable, MeasuredNetwork, TableEntry};
-use nes_search::{AnyBackbone, BackboneName, Blueprint, LEAST_SHARE, Resource};
+use nes_search::latency::{Calibration, Family, LatencyModel, LatencyTable, MeasuredNetwork, TableEntry, adjust};
+use nes_search::{
+    AnyBackbone, BackboneName, Blueprint, LEAST_SHARE, Limit, Limits, Projection, ProjectionError, Resource,
+};
+use onnx_bench::machine::Machine;
 use proptest::prelude::*;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -234,6 +237,111 @@ fn lut(arguments: &[&str], folder: &Path) -> std::process::Output {
     command.arg("lut").args(arguments).current_dir(folder).output().expect("the command runs")
 }
 
+/// A machine that has become slower or faster since its table was measured, on which every network is off by some percent
+/// from what its blocks say, and every measurement by noise.
+struct OtherMachine<'a> {
+    blueprint: &'a Blueprint<AnyBackbone>,
+    slower: f64,
+    noise: ChaCha8Rng,
+}
+
+impl OtherMachine<'_> {
+    /// The time of an architecture without noise.
+    fn truth(&self, architecture: &Architecture) -> f64 {
+        let blocks = self.blueprint.blocks().blocks(architecture).expect("blocks");
+        let seed = architecture.values().iter().fold(7, |seed: u64, &value| seed.wrapping_mul(131) + value as u64);
+        let off = ChaCha8Rng::seed_from_u64(seed).random_range(-0.06..0.06);
+        self.slower * (1.0 + off) * (0.2 + blocks.iter().map(law_ms).sum::<f64>())
+    }
+
+    fn measure(&mut self, architecture: &Architecture) -> Result<f64, CostError> {
+        Ok(self.truth(architecture) * (1.0 + self.noise.random_range(-0.01..0.01)))
+    }
+}
+
+#[test]
+fn architectures_come_to_a_budget_of_measured_time() {
+    let (blueprint, mut table) = sample(250);
+    table.processes = LatencyModel::fit(&table.entries);
+    table.calibration.intercept_ms = 0.2;
+    let space = blueprint.space();
+    let latency = blueprint.latency(&table);
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let [least, most] =
+        [space.smallest(), space.largest()].map(|architecture| latency.of(&architecture).expect("a time"));
+    let (mut measured, mut furthest) = (0, 0f64);
+    for case in 0..20 {
+        let slower = [0.85, 0.95, 1.0, 1.15, 1.25][case % 5];
+        let mut machine = OtherMachine { blueprint: &blueprint, slower, noise: ChaCha8Rng::seed_from_u64(case as u64) };
+        // As a search ends: at the budget, by the table.
+        let budget = (least + most) / 2.0;
+        let limits = Limits::new(Limit::new(latency.clone(), budget));
+        let projection = Projection::new(space, &limits).expect("a budget within the space");
+        let start = projection.architecture(&random(space, &mut rng).params()).expect("an architecture");
+        let adjusted = adjust(space, &limits, &start, |architecture| machine.measure(architecture)).expect("adjusts");
+        let deviation = machine.truth(&adjusted.architecture) / budget - 1.0;
+        assert!(deviation.abs() < 0.05, "case {case}, {slower} times slower: {deviation}, {adjusted:?}");
+        assert!((adjusted.ms / budget - 1.0 - deviation).abs() < 0.02, "case {case}: {deviation}, {adjusted:?}");
+        furthest = furthest.max(deviation.abs());
+        measured += adjusted.measurements.len();
+    }
+    assert!(furthest > 0.0 && measured < 20 * 7, "{measured} measurements of 20 networks");
+}
+
+#[test]
+fn a_budget_that_no_measured_network_can_have_is_told() {
+    let (blueprint, mut table) = sample(150);
+    table.processes = LatencyModel::fit(&table.entries);
+    let latency = blueprint.latency(&table);
+    let start = blueprint.space().base();
+    let limits = Limits::new(Limit::new(latency.clone(), latency.of(&start).expect("a time")));
+    for (slower, too_small) in [(1000.0, true), (0.001, false)] {
+        let measure = |architecture: &Architecture| Ok::<_, CostError>(slower * latency.of(architecture)?);
+        let adjusted = adjust(blueprint.space(), &limits, &start, measure).expect("a time");
+        match adjusted.obstacle {
+            Some(ProjectionError::TooSmall { .. }) => assert!(too_small),
+            Some(ProjectionError::TooLarge { .. }) => assert!(!too_small),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!((&adjusted.architecture, adjusted.measurements.len()), (&start, 1));
+    }
+    let nothing = |_: &Architecture| Ok::<_, CostError>(f64::NAN);
+    let error = adjust(blueprint.space(), &limits, &start, nothing).expect_err("no time").to_string();
+    assert!(error.contains("NaN"), "{error}");
+}
+
+/// Times that jump where channels stop to be multiples of 4 are not monotone in channels; a projection onto a budget
+/// of them nevertheless ends at it.
+#[test]
+fn projections_end_at_budgets_of_times_that_are_not_monotone() {
+    let (blueprint, mut table) = sample(250);
+    table.processes = LatencyModel::fit(&table.entries);
+    let space = blueprint.space();
+    let latency = blueprint.latency(&table);
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    let (mut falling, mut cases) = (0, 0);
+    for _ in 0..60 {
+        let [one, other] = [random(space, &mut rng), random(space, &mut rng)];
+        let of = |architecture: &Architecture| latency.of(architecture).expect("a time");
+        let base = of(&one);
+        for index in 0..space.dims().len() {
+            let mut params = one.params();
+            params[index] += 1.0;
+            let grown = space.at_params(&params);
+            falling += usize::from(space.dims()[index].kind == DimKind::Channels && of(&grown) < 0.999 * base);
+        }
+        if !(1.1 * of(&space.smallest())..of(&space.largest())).contains(&base) {
+            continue;
+        }
+        cases += 1;
+        let limits = Limits::new(Limit::new(latency.clone(), base));
+        let projection = Projection::new(space, &limits).expect("a budget within the space");
+        let share = of(&projection.architecture(&other.params()).expect("an architecture")) / base;
+        assert!((LEAST_SHARE..=1.0).contains(&share), "{share} of the budget");
+    }
+    assert!(cases >= 20 && falling > 40, "{cases} budgets, {falling} times that fall where channels grow");
+}
+
 /// Few blocks and short measurements: that the parts fit together, not how good a table is.
 #[test]
 fn a_table_is_built_gone_on_with_shown_checked_and_imported() {
@@ -277,6 +385,46 @@ fn a_table_is_built_gone_on_with_shown_checked_and_imported() {
     assert_eq!(left.len(), 3, "{left:?}");
 }
 
+/// A search under a table of this machine ends with measurements of what it found. What they come to is not asked: the
+/// table's times are made up.
+#[test]
+fn a_search_under_a_table_of_this_machine_ends_with_measurements() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let folder = folder.path();
+    let (blueprint, mut table) = sample(150);
+    table.processes = LatencyModel::fit(&table.entries);
+    table.machine = serde_json::to_value(Machine::describe()).expect("JSON");
+    table.reference_ms = Some(0.1);
+    table.write(&folder.join("latency.json")).expect("writes");
+    let (space, latency) = (blueprint.space(), blueprint.latency(&table));
+    let budget = 0.5 * (latency.of(&space.smallest()).expect("a time") + latency.of(&space.base()).expect("a time"));
+    fs::write(folder.join("short.toml"), "[search.trials]\ncandidates = 0\n").expect("writes");
+    let budget = format!("{budget:.4}ms");
+    let output = Command::new(env!("CARGO_BIN_EXE_nes-search"))
+        .args(["search", "--preset", "smoke", "--config", "short.toml", "--out", "found", "--budget", &budget])
+        .args(["--latency-table", "latency.json"])
+        .current_dir(folder)
+        .output()
+        .expect("the command runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("measured p50") && text.contains("% of the budget"), "{text}");
+    let search: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join("found/search.json")).expect("a file")).expect("JSON");
+    let measured = &search["measured"];
+    let file = fs::read(folder.join("found/architecture.json")).expect("an architecture");
+    let found = space.check(&serde_json::from_slice(&file).expect("JSON")).expect("of the space");
+    let of_found: Vec<f64> = measured["measurements"]
+        .as_array()
+        .expect("measurements")
+        .iter()
+        .filter(|network| network["architecture"] == serde_json::json!(found.values()))
+        .map(|network| network["ms"].as_f64().expect("a time"))
+        .collect();
+    let mean = of_found.iter().sum::<f64>() / of_found.len() as f64;
+    assert!((measured["p50_ms"].as_f64().expect("a time") / mean - 1.0).abs() < 1e-9, "{measured}");
+}
+
 /// A search by a table ends with what the table says is within the budget, and nearly that.
 #[test]
 fn a_search_keeps_to_a_budget_of_time() {
@@ -312,4 +460,18 @@ fn a_search_keeps_to_a_budget_of_time() {
     let found = space.check(&serde_json::from_slice(&file).expect("JSON")).expect("of the space");
     let share = latency.of(&found).expect("a time") / budget;
     assert!((LEAST_SHARE..=1.0).contains(&share), "{share} of the budget");
+    // The table is of another machine, so nothing is measured here.
+    let message = String::from_utf8_lossy(&with.stderr).into_owned();
+    assert!(message.contains("is not measured: the table is from elsewhere"), "{message}");
+
+    let watch = |flag: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nes-search"));
+        command.args(["watch", "found", flag]).current_dir(folder.path()).output().expect("the command runs").stdout
+    };
+    let view: serde_json::Value = serde_json::from_slice(&watch("--json")).expect("JSON");
+    assert_eq!((view["budget_ms"].as_f64(), view.get("budget_macs")), (Some(budget), None));
+    let taken = view["history"].as_array().and_then(|history| history.last()).expect("a round")["ratio"].as_f64();
+    let text = String::from_utf8_lossy(&watch("--once")).into_owned();
+    let line = format!("R {:.3} of {budget} ms", taken.expect("a share") * budget);
+    assert!(text.contains(&line), "expected {line:?} in: {text}");
 }

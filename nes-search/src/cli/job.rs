@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::Device;
@@ -10,12 +10,15 @@ use elastic_layers::{Architecture, ArchitectureFile, Backbone, ElasticDim, Macs,
 use exporters::runtime::available;
 use exporters::{OnnxExporter, OnnxModel, Tolerance, VerifyReport, reference};
 use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
-use nes_search::latency::LatencyTable;
+use nes_search::latency::{Adjusted, LatencyTable, MeasuredNetwork};
 use nes_search::search::{CheckpointError, HISTORY, SearchCost, SharedAccuracy, Trial};
-use nes_search::{AnyBackbone, Blueprint, Config, Found, Limits, Observer, Projection, Search, SearchError, Task};
+use nes_search::{
+    AnyBackbone, Blueprint, Budget, Config, Found, Limits, Observer, Projection, Search, SearchError, Task,
+};
 use serde::{Deserialize, Serialize};
 
 use super::directory::{ARCHITECTURE, MODEL, SEARCH, TASK, WEIGHTS, read_architecture, read_json_if_there, write_json};
+use super::lut::adjusted;
 
 /// How far a runtime's logits may be from Burn's. A logit that moves by the absolute part moves a probability by a
 /// hundred-thousandth of itself, so it matters for no prediction, also where a dead network has logits of nearly 0.
@@ -27,6 +30,8 @@ pub struct Job {
     pub data: ImageData,
     pub blueprint: Blueprint<AnyBackbone>,
     pub limits: Limits,
+    /// What times are predicted by, where the budget is one.
+    pub table: Option<LatencyTable>,
     pub normalization: Normalization,
     /// The same device once for each thread.
     pub devices: Vec<Device>,
@@ -47,6 +52,25 @@ pub struct SearchFile {
     /// What the shared weights got right on the evaluation split before H moved, and in the end.
     #[serde(default)]
     pub shared_weights: Option<SharedWeights>,
+    /// The found network's time, where the budget is one that this machine can measure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<MeasuredTime>,
+}
+
+/// How the found network was brought to a budget of milliseconds, as they are measured at the end of the search.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MeasuredTime {
+    /// The found network's p50, in ms: the mean of its measurements.
+    pub p50_ms: f64,
+    /// What it is more than the budget, in percent of that.
+    pub deviation_percent: f64,
+    /// The p50 over what the table says.
+    pub scale: f64,
+    /// All measurements, in their order; the last are not always of the found network.
+    pub measurements: Vec<MeasuredNetwork>,
+    /// Why nothing nearer was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
 }
 
 /// Whether the shared weights knew enough to compare architectures.
@@ -58,12 +82,33 @@ pub struct SharedWeights {
     pub end: SharedAccuracy,
 }
 
+impl MeasuredTime {
+    /// The measured time against the budget, and what kept it from being nearer.
+    pub fn line(&self, table: &LatencyTable) -> String {
+        let Self { p50_ms, deviation_percent, scale, measurements, obstacle } = self;
+        let (runtime, threads) = (&table.runtime, table.threads);
+        let mut line = format!(
+            "measured p50 {p50_ms:.4} ms on {runtime} with {threads} threads, {deviation_percent:+.1} % of the budget; \
+             {scale:.3} of the table's; {} measurements\n",
+            measurements.len()
+        );
+        if let Some(obstacle) = obstacle {
+            line += &format!("nothing nearer: {obstacle}\n");
+        }
+        line
+    }
+}
+
 /// The content of a `task.json`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskFile {
-    /// R_t.
-    pub budget_macs: Macs,
+    /// R_t in MACs, where that is what the budget is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_macs: Option<Macs>,
+    /// R_t in milliseconds, where that is what the budget is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_ms: Option<f64>,
     /// NES iterations of the whole search.
     pub iterations: usize,
     /// The search space.
@@ -88,12 +133,22 @@ impl Job {
         let blueprint = Blueprint::new(image, build).with_context(|| format!("backbone {backbone}"))?;
         let table = config.latency_table.as_deref().map(LatencyTable::read).transpose()?;
         let limits = blueprint.limits_by(config.budget, &config.bounds, table.as_ref())?;
+        let table = table.filter(|_| matches!(config.budget, Budget::Milliseconds(_)));
         let normalization = Normalization::of(&data.train)?;
         let threads = config.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
         let devices = vec![Device::default(); threads];
-        let job = Self { config, data, blueprint, limits, train, evaluation, normalization, devices };
+        let job = Self { config, data, blueprint, limits, table, train, evaluation, normalization, devices };
         job.projection()?;
         Ok(job)
+    }
+
+    /// R_t in MACs or in milliseconds.
+    pub fn budget(&self) -> (Option<Macs>, Option<f64>) {
+        let most = self.limits.budget().most();
+        match self.config.budget {
+            Budget::Milliseconds(_) => (None, Some(most)),
+            Budget::Fraction(_) | Budget::Macs(_) => (Some(Macs(most as u64)), None),
+        }
     }
 
     /// The projection onto the budget.
@@ -118,20 +173,45 @@ impl Job {
             resumed => resumed?,
         };
         let Some(found) = search.run(Some(directory), observer)? else { return Ok(None) };
-        write_json(&directory.join(ARCHITECTURE), &found.architecture.to_file())?;
-        let Found { uniform_joint, trials, cost, accuracy_at_start: start, accuracy_at_end: end, .. } = found;
+        let Found { architecture, uniform_joint, trials, cost, accuracy_at_start: start, accuracy_at_end: end, .. } =
+            found;
+        let (architecture, measured) = self.measured(architecture)?;
+        write_json(&directory.join(ARCHITECTURE), &architecture.to_file())?;
         let shared_weights = Some(SharedWeights { start, end });
-        let file = SearchFile { cost, uniform_joint: uniform_joint.to_file(), trials, shared_weights };
+        let file = SearchFile { cost, uniform_joint: uniform_joint.to_file(), trials, shared_weights, measured };
         // Last, because it says that the search is over.
         write_json(&directory.join(SEARCH), &file)?;
         Ok(Some(file))
     }
 
+    /// An architecture that takes the budget of time as this machine takes it now, where there is such a budget.
+    fn measured(&self, found: Architecture) -> anyhow::Result<(Architecture, Option<MeasuredTime>)> {
+        let Some(Adjusted { architecture, ms, scale, measurements, obstacle }) = adjusted(self, &found)? else {
+            return Ok((found, None));
+        };
+        let measured = MeasuredTime {
+            p50_ms: ms,
+            deviation_percent: 100.0 * (ms / self.limits.budget().most() - 1.0),
+            scale,
+            measurements,
+            obstacle: obstacle.map(|error| error.to_string()),
+        };
+        Ok((architecture, Some(measured)))
+    }
+
+    /// The limits that a finished search's network keeps to: where its time was measured, those of times as measured then.
+    pub fn limits_of(&self, search: &SearchFile) -> Limits {
+        match &search.measured {
+            Some(measured) => self.limits.at_scale(measured.scale),
+            None => self.limits.clone(),
+        }
+    }
+
     fn task_file(&self) -> TaskFile {
         let (search, dims) = (&self.config.search, self.blueprint.space().dims());
         let iterations = search.outer_iterations * search.nes_iterations;
-        let budget_macs = Macs(self.limits.budget().most() as u64);
-        TaskFile { budget_macs, iterations, dimensions: dims.to_vec() }
+        let (budget_macs, budget_ms) = self.budget();
+        TaskFile { budget_macs, budget_ms, iterations, dimensions: dims.to_vec() }
     }
 
     /// The search of the configuration, not begun.
@@ -173,7 +253,8 @@ impl Job {
         Ok(model)
     }
 
-    /// Writes a network as ONNX, and runs the file in every runtime on images of the evaluation split.
+    /// Writes a network as ONNX, and runs the file in every runtime on images of the evaluation split. A file that does not
+    /// agree with Burn does not take its place.
     pub fn export(
         &self,
         architecture: &Architecture,
@@ -181,7 +262,6 @@ impl Job {
         path: &Path,
     ) -> anyhow::Result<(OnnxModel, VerifyReport)> {
         let model = self.onnx(architecture, network)?;
-        model.save(path)?;
         let sizes = [1, 7];
         let references = sizes
             .iter()
@@ -191,11 +271,12 @@ impl Job {
                 Ok(reference(images.clone(), network.forward(images)))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let report = model.verify(path, &references, &available(), TOLERANCE);
-        if report.passed() {
-            return Ok((model, report));
-        }
-        Err(anyhow!("{}: does not agree with Burn:\n{report}", path.display()))
+        let report = model.save_checked(path, |beside| {
+            let report = model.verify(beside, &references, &available(), TOLERANCE);
+            ensure!(report.passed(), "{}: does not agree with Burn, and is not written:\n{report}", path.display());
+            Ok(report)
+        })?;
+        Ok((model, report))
     }
 
     /// Exports the trained network of a directory, beside its weights if no other file is named.

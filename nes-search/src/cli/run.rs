@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use elastic_layers::Macs;
 use exporters::runtime::{RuntimeKind, available};
-use nes_search::{Budget, Observer, Progress, baselines};
+use nes_search::{Observer, Progress, Projection, baselines};
 use onnx_bench::latency::{Amount, BenchOptions, compare};
 use onnx_bench::machine::Machine;
 use onnx_bench::report::{BenchFile, BenchReport};
@@ -133,7 +132,11 @@ impl Run {
         if self.json {
             return super::print_json(&summary);
         }
-        super::print(&format!("{}\nresults in {}\n", summary.table(&bench)?, path.display()))
+        let measured = match (&search.measured, &job.table) {
+            (Some(measured), Some(table)) => format!("found, at the end of its search: {}", measured.line(table)),
+            _ => String::new(),
+        };
+        super::print(&format!("{}\n{measured}results in {}\n", summary.table(&bench)?, path.display()))
     }
 }
 
@@ -152,8 +155,12 @@ impl SearchCommand {
         let budget = job.limits.budget();
         let share =
             format!("{:.3} of the budget of {} {}", budget.ratio(&found)?, budget.most(), budget.resource().unit());
-        text += &format!("MACs {}, {share}, ", cost.macs.0);
+        let by_table = if job.table.is_some() { " by the table" } else { "" };
+        text += &format!("MACs {}, {share}{by_table}, ", cost.macs.0);
         text += &format!("parameters {}\n", cost.parameters);
+        if let (Some(measured), Some(table)) = (&search.measured, &job.table) {
+            text += &measured.line(table);
+        }
         let took = search.cost;
         text += &format!("search: {} images, {:.0} s, {} views scored\n", took.images, took.seconds, took.evaluations);
         text += &format!("train it with: nes-search train --architecture {}/architecture.json\n", path.display());
@@ -192,9 +199,14 @@ impl Train {
 fn networks(job: &Job, path: &Path, search: &SearchFile) -> anyhow::Result<Vec<Network>> {
     let space = job.blueprint.space();
     let below = |name, architecture| Network { name, architecture, directory: path.join(name) };
+    // The rescalings take what the found network takes: where that was measured, they are moved as it was.
+    let limits = job.limits_of(search);
+    let projection = Projection::new(space, &limits)?;
+    let joint = space.check(&search.uniform_joint)?;
+    let joint = if search.measured.is_some() { projection.nearest(&joint.params())? } else { joint };
     Ok(vec![
-        below("uniform-channel", baselines::uniform_channel(space, &job.projection()?)?),
-        below("uniform-joint", space.check(&search.uniform_joint)?),
+        below("uniform-channel", baselines::uniform_channel(space, &projection)?),
+        below("uniform-joint", joint),
         Network { directory: path.into(), ..below("found", job.found(path)?) },
     ])
 }
@@ -259,6 +271,7 @@ fn summary(
     bench: &BenchFile,
 ) -> anyhow::Result<Summary> {
     let seeds: Vec<u64> = job.config.training_seeds().collect();
+    let limits = job.limits_of(search);
     let mut rows = Vec::new();
     for (network, training) in networks {
         let cost = job.blueprint.cost().cost(&network.architecture)?;
@@ -269,17 +282,13 @@ fn summary(
         rows.push(Row {
             name: network.name.into(),
             macs: cost.macs,
-            of_budget: job.limits.budget().ratio(&network.architecture)?,
+            of_budget: limits.budget().ratio(&network.architecture)?,
             parameters: cost.parameters,
             accuracy: seeds.iter().filter_map(of_seed).collect(),
             onnx_p50_ms: report.p50_ms,
             onnx_p90_ms: report.p90_ms,
         });
     }
-    let most = job.limits.budget().most();
-    let (budget_macs, budget_ms) = match job.config.budget {
-        Budget::Milliseconds(_) => (None, Some(most)),
-        _ => (Some(Macs(most as u64)), None),
-    };
+    let (budget_macs, budget_ms) = job.budget();
     Ok(Summary { budget_macs, budget_ms, seeds, search: search.cost, onnx_runtime: RUNTIME, rows })
 }

@@ -2,6 +2,7 @@
 //! Gaussian process on the logarithm of time over features of shapes, and a calibration against whole networks makes
 //! times of networks of sums of blocks.
 
+mod adjust;
 mod features;
 mod process;
 mod table;
@@ -14,6 +15,7 @@ use elastic_layers::{Architecture, CostError};
 
 use crate::resource::Resource;
 
+pub use adjust::{Adjusted, adjust};
 use features::log_work;
 pub use features::{FEATURES, Family, features};
 pub use process::{Hyperparameters, Process};

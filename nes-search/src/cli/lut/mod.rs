@@ -1,5 +1,6 @@
 //! The command `lut`: tables of the latency of fused blocks.
 
+mod adjust;
 mod build;
 mod micro;
 mod sample;
@@ -21,6 +22,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::Serialize;
 
+pub use adjust::adjusted;
 use build::{Builder, Plan};
 use micro::{Bench, Measured};
 
