@@ -1,6 +1,6 @@
 """Speed, in ONNX Runtime, of our files against those that PyTorch exports for the same networks.
 
-    cargo build --release -p nes-search -p exporters --example export_backbone
+    cargo build --release --workspace --example export_backbone
     python benchmarks/python/onnx_against_pytorch.py --exporter target/release/examples/export_backbone
 
 Needs: pip install numpy onnx onnxruntime onnxscript torch
@@ -8,7 +8,8 @@ Needs: pip install numpy onnx onnxruntime onnxscript torch
 Both files have the network at full size (224 pixels, 1000 classes) with random weights. They are run in turn, image by
 image, in one process, so that whatever else the machine does hits both; the order changes from round to round. Prints
 one line of JSON per network: the medians in milliseconds, their ratio (ours over PyTorch's), the quartiles of the ratio
-of neighbouring runs, and the nodes of each file.
+of neighbouring runs, and the nodes of each file. Where the machine changes its speed, the median of the ratios, the
+second quartile, says more than the ratio of the medians.
 """
 
 import argparse
