@@ -12,8 +12,11 @@ use super::micro::Bench;
 use crate::cli::job::Job;
 use crate::cli::progress::note;
 
-/// Time of each measurement.
-const TIME: Duration = Duration::from_millis(500);
+/// A time is the median of so many measurements: a machine that others use is slow for seconds now and then.
+const REPEATS: usize = 3;
+
+/// Time of each of them.
+const TIME: Duration = Duration::from_millis(300);
 
 /// The adjusted architecture; nothing where the budget is of no table, or of one that this machine cannot measure
 /// against: that of another machine, or of a runtime that is missing here.
@@ -30,7 +33,10 @@ pub fn adjusted(job: &Job, found: &Architecture) -> anyhow::Result<Option<Adjust
     let bench = Bench::new(runtime, table.threads, table.reference_ms)?;
     let measure = |architecture: &Architecture| {
         let model = exported(&job.blueprint, [channels, height, width], architecture, job.config.seed)?;
-        let ms = bench.network(&model, TIME)?.ms;
+        let mut times =
+            (0..REPEATS).map(|_| Ok(bench.network(&model, TIME)?.ms)).collect::<anyhow::Result<Vec<_>>>()?;
+        times.sort_by(f64::total_cmp);
+        let ms = times[REPEATS / 2];
         note(&format!("measured {ms:.4} ms on {runtime}, of {}", job.config.budget));
         Ok::<_, anyhow::Error>(ms)
     };
