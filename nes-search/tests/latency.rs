@@ -178,6 +178,28 @@ fn tables_survive_their_files() {
     assert_eq!(again.entries, table.entries);
 }
 
+#[test]
+fn tables_that_cannot_be_are_refused_with_the_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("table.json");
+    let (_, good) = sample(60);
+    let refused = |change: &dyn Fn(&mut LatencyTable), parts: &[&str]| {
+        let mut table = good.clone();
+        change(&mut table);
+        table.write(&path).expect("writes");
+        let error = LatencyTable::read(&path).expect_err("a table that cannot be").to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "expected {parts:?} in: {error}");
+    };
+    refused(&|table| table.entries[7].block = table.entries[3].block, &["table.json", "entry 7", "once"]);
+    refused(&|table| table.entries[5].ms = -1.0, &["entry 5", "ms above 0", "-1"]);
+    refused(&|table| table.entries[5].block.groups = 0, &["entry 5"]);
+    refused(&|table| table.threads = 0, &["at least 1 thread"]);
+    refused(&|table| table.version = 99, &["version", "99"]);
+    refused(&|table| table.reference_ms = Some(0.0), &["reference_ms"]);
+    refused(&|table| table.calibration.scale = 0.0, &["calibration", "scale"]);
+    refused(&|table| table.calibration.intercept_ms = -0.5, &["calibration", "-0.5"]);
+}
+
 /// A change to a good file: some bytes replaced, cut out, doubled, or the end cut off.
 fn mutated(good: &[u8], kind: u8, at: usize, length: usize, byte: u8) -> Vec<u8> {
     let at = at % good.len();

@@ -103,6 +103,18 @@ mod tests {
     }
 
     #[test]
+    fn an_addition_of_several_rows_stays() {
+        let mut graph = graph(&[2, 2]);
+        let input = graph.inputs[0];
+        let weight = graph.add_floats("head.weight", array(&[2, 2], &[0.0; 4]));
+        let rows = graph.add_floats("rows", array(&[2, 2], &[1.0, 2.0, 3.0, 4.0]));
+        let product = append(&mut graph, "MatMul", &[input, weight], &[2, 2]);
+        append(&mut graph, "Add", &[product, rows], &[2, 2]);
+        form_gemm(&mut graph);
+        assert_eq!(ops(&graph), ["Gemm", "Add"]);
+    }
+
+    #[test]
     fn an_addition_of_activations_stays() {
         let mut graph = graph(&[1, 2]);
         let input = graph.inputs[0];
