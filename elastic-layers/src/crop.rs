@@ -4,28 +4,38 @@ use std::ops::Range;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Slice, Tensor};
+use elastic_kernels::Part;
 
 use crate::Axis;
 
-/// The entries of a parameter that are in use.
+/// The entries of a parameter that are in use: where they are the first ones, they are not copied.
 ///
 /// The one place where weights are cropped: both a view's forward and a materialised model take theirs from here.
+pub(crate) fn part<const D: usize>(param: &Param<Tensor<D>>, axes: [&Axis; D]) -> Part<D> {
+    part_of(param.val(), axes)
+}
+
+/// As [`part`], as a tensor.
 pub(crate) fn active<const D: usize>(param: &Param<Tensor<D>>, axes: [&Axis; D]) -> Tensor<D> {
-    crop(param.val(), axes)
+    part(param, axes).into_tensor()
 }
 
 /// As [`active`], of a plain tensor.
 pub(crate) fn crop<const D: usize>(tensor: Tensor<D>, axes: [&Axis; D]) -> Tensor<D> {
-    let dims = tensor.dims();
-    let mut first = dims;
+    part_of(tensor, axes).into_tensor()
+}
+
+fn part_of<const D: usize>(tensor: Tensor<D>, axes: [&Axis; D]) -> Part<D> {
+    let mut first = tensor.dims();
     for (size, axis) in first.iter_mut().zip(axes).filter(|(_, axis)| axis.is_first()) {
         *size = axis.len();
     }
-    let mut tensor = if first == dims { tensor } else { elastic_kernels::crop(tensor, first) };
-    for (dim, axis) in axes.into_iter().enumerate().filter(|(_, axis)| !axis.is_first()) {
-        tensor = crop_axis(tensor, dim, axis);
+    let part = Part::new(tensor, first);
+    let mut others = axes.into_iter().enumerate().filter(|(_, axis)| !axis.is_first()).peekable();
+    if others.peek().is_none() {
+        return part;
     }
-    tensor
+    others.fold(part.into_tensor(), |tensor, (dim, axis)| crop_axis(tensor, dim, axis)).into()
 }
 
 /// As [`crop`], of one axis.

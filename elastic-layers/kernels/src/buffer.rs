@@ -5,12 +5,15 @@
 
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
+
+use crate::corner::Corner;
 
 /// Numbers of a cache line: as many as the longest vector has, which is slow to read across lines.
 const LINE: usize = 16;
@@ -33,13 +36,15 @@ struct Line([f32; LINE]);
 pub(crate) struct Buffer {
     lines: Vec<Line>,
     length: usize,
+    /// Whether the pool has a record of it.
+    is_recorded: bool,
 }
 
 /// Numbers that are all written to before they are read: there may be any in them.
 pub(crate) fn take(length: usize) -> Buffer {
     let lines = length.div_ceil(LINE);
     let lines = if lines < LEAST_LINES { vec![Line([0.0; LINE]); lines] } else { pool().take(lines) };
-    Buffer { lines, length }
+    Buffer { lines, length, is_recorded: false }
 }
 
 /// Zeros.
@@ -47,6 +52,33 @@ pub(crate) fn zeros(length: usize) -> Buffer {
     let mut buffer = take(length);
     buffer.fill(0.0);
     buffer
+}
+
+/// Zeros around a corner, in which there may be any numbers. What was so before, and nothing has written to since, is not
+/// cleared again.
+pub(crate) fn zeros_around(corner: Corner) -> Buffer {
+    if corner.is_whole() {
+        return take(corner.numbers());
+    }
+    let length = corner.numbers();
+    let Some((lines, written)) = pool().take_recorded(corner) else { return zeros(length) };
+    let mut buffer = Buffer { lines, length, is_recorded: false };
+    written.clear_outside(corner, &mut buffer);
+    buffer
+}
+
+/// The corner around which numbers in memory are zeros, if it is known.
+pub(crate) fn corner_of(numbers: &[f32]) -> Option<Corner> {
+    let corner = *pool().records.get(&numbers.as_ptr().addr())?;
+    corner.filter(|corner| corner.numbers() == numbers.len())
+}
+
+/// Remembers the corner around which numbers are zeros, if their memory is one of which that was known before.
+pub(crate) fn set_corner(numbers: &[f32], corner: Corner) {
+    debug_assert_eq!(corner.numbers(), numbers.len());
+    if let Some(record) = pool().records.get_mut(&numbers.as_ptr().addr()) {
+        *record = Some(corner);
+    }
 }
 
 impl Buffer {
@@ -65,13 +97,26 @@ impl Buffer {
         // `Buffer`), all of them initialised, since they are numbers; and what it owns can be sent between threads.
         unsafe { Bytes::from_controller(Box::new(self), length) }
     }
+
+    /// As memory of a tensor whose numbers are zeros around a corner: [`corner_of`] tells it until they are written to.
+    pub fn into_bytes_around(mut self, corner: Corner) -> Bytes {
+        debug_assert_eq!(corner.numbers(), self.length);
+        if self.lines.len() >= LEAST_LINES && !corner.is_whole() {
+            self.is_recorded = true;
+            pool().records.insert(self.as_ptr().addr(), Some(corner));
+        }
+        self.into_bytes()
+    }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.lines.len() >= LEAST_LINES {
-            pool().give(std::mem::take(&mut self.lines));
+        if self.lines.len() < LEAST_LINES {
+            return;
         }
+        let mut pool = pool();
+        let corner = if self.is_recorded { pool.records.remove(&self.as_ptr().addr()).flatten() } else { None };
+        pool.give(Free { lines: std::mem::take(&mut self.lines), corner });
     }
 }
 
@@ -112,6 +157,10 @@ impl AllocationController for Buffer {
     }
 
     unsafe fn memory_mut(&mut self, _policy: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
+        // Every write by others comes through here.
+        if self.is_recorded {
+            pool().records.insert(self.as_ptr().addr(), None);
+        }
         let length = self.lines.len() * size_of::<Line>();
         // SAFETY: the bytes are those of `lines`, borrowed exclusively with `self`. The caller writes only initialised
         // bytes, as the trait demands, and any bytes are numbers.
@@ -125,45 +174,72 @@ impl AllocationController for Buffer {
     }
 }
 
+/// Memory that nothing uses.
+struct Free {
+    lines: Vec<Line>,
+    /// The corner around which its numbers are zeros, if it is known.
+    corner: Option<Corner>,
+}
+
 /// What is free, and how much is in use, in lines.
 struct Pool {
-    free: Vec<Vec<Line>>,
+    free: Vec<Free>,
     free_lines: usize,
     used_lines: usize,
     /// The most that was in use, recently: between two steps of training it is next to nothing.
     most_lines: usize,
+    /// By the addresses of buffers in use, the corners around which their numbers are zeros; `None` if others have
+    /// written to them since.
+    records: HashMap<usize, Option<Corner>>,
 }
 
 fn pool() -> MutexGuard<'static, Pool> {
-    static POOL: Mutex<Pool> = Mutex::new(Pool { free: Vec::new(), free_lines: 0, used_lines: 0, most_lines: 0 });
+    static POOL: LazyLock<Mutex<Pool>> = LazyLock::new(|| {
+        Mutex::new(Pool { free: Vec::new(), free_lines: 0, used_lines: 0, most_lines: 0, records: HashMap::new() })
+    });
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
-    /// At least so many lines, and not many more.
+    /// At least so many lines, and not many more: rather those that no corner is known of.
     fn take(&mut self, lines: usize) -> Vec<Line> {
-        let fits = |free: &(usize, &Vec<Line>)| free.1.len() >= lines && free.1.len() <= lines + lines / 8;
-        let best = self.free.iter().enumerate().filter(fits).min_by_key(|(_, free)| free.len()).map(|(place, _)| place);
-        let found = match best {
-            Some(place) => {
-                let found = self.free.swap_remove(place);
-                self.free_lines -= found.len();
-                found
-            }
+        let fits = |free: &(usize, &Free)| free.1.lines.len() >= lines && free.1.lines.len() <= lines + lines / 8;
+        let order = |free: &(usize, &Free)| (free.1.corner.is_some(), free.1.lines.len());
+        let best = self.free.iter().enumerate().filter(fits).min_by_key(order).map(|(place, _)| place);
+        match best {
+            Some(place) => self.take_free(place).lines,
             None => {
                 self.make_room(lines);
+                self.count(lines);
                 vec![Line([0.0; LINE]); lines]
             }
-        };
-        self.used_lines += found.len();
-        self.most_lines = self.most_lines.max(self.used_lines);
+        }
+    }
+
+    /// Memory for a matrix, and the corner of it around which there are zeros.
+    fn take_recorded(&mut self, corner: Corner) -> Option<(Vec<Line>, Corner)> {
+        let is_same = |free: &Free| free.corner.is_some_and(|known| known.whole == corner.whole);
+        let place = self.free.iter().position(is_same)?;
+        let Free { lines, corner } = self.take_free(place);
+        Some((lines, corner?))
+    }
+
+    fn take_free(&mut self, place: usize) -> Free {
+        let found = self.free.swap_remove(place);
+        self.free_lines -= found.lines.len();
+        self.count(found.lines.len());
         found
     }
 
-    fn give(&mut self, lines: Vec<Line>) {
-        self.used_lines = self.used_lines.saturating_sub(lines.len());
-        self.free_lines += lines.len();
-        self.free.push(lines);
+    fn count(&mut self, lines: usize) {
+        self.used_lines += lines;
+        self.most_lines = self.most_lines.max(self.used_lines);
+    }
+
+    fn give(&mut self, free: Free) {
+        self.used_lines = self.used_lines.saturating_sub(free.lines.len());
+        self.free_lines += free.lines.len();
+        self.free.push(free);
     }
 
     /// Gives memory back before more is asked for: so much that there is at most half as much again as was in use at
@@ -173,7 +249,7 @@ impl Pool {
         let most = (self.used_lines + lines).max(self.most_lines);
         let most = most + most / 2 + SPARE_LINES;
         while self.used_lines + self.free_lines + lines > most && !self.free.is_empty() {
-            self.free_lines -= self.free.swap_remove(0).len();
+            self.free_lines -= self.free.swap_remove(0).lines.len();
         }
     }
 }
@@ -214,5 +290,39 @@ mod tests {
         let mut copy = bytes.clone();
         copy[0] = 1;
         assert_eq!(bytes[0], 0);
+    }
+
+    /// The record of zeros ends with the first write by anybody else, and nothing that was written is left.
+    #[test]
+    fn zeros_around_a_corner_are_zeros_whatever_was_written() {
+        let whole = [LEAST_LINES, 3 * LINE];
+        let corner = |used| Corner { whole, used };
+        let outside = |numbers: &[f32], corner: Corner| {
+            let rows = numbers.chunks_exact(whole[1]).enumerate();
+            rows.flat_map(|(row, numbers)| numbers[if row < corner.used[0] { corner.used[1] } else { 0 }..].to_vec())
+                .any(|number| number != 0.0)
+        };
+        for (number, writes) in [false, true, false, true].into_iter().enumerate() {
+            let large = corner([500 - number, 40]);
+            let mut buffer = zeros_around(large);
+            assert!(!outside(&buffer, large), "{number}");
+            large.write(&vec![1.0; 40 * large.used[0]], &mut buffer);
+            let place = buffer.as_ptr().addr();
+            let mut bytes = buffer.into_bytes_around(large);
+            assert_eq!(pool().records[&place], Some(large));
+            if writes {
+                let last = bytes.len() - 1;
+                bytes[last] = 1;
+                assert_eq!(pool().records[&place], None);
+            }
+            drop(bytes);
+            assert_eq!(pool().records.get(&place), None);
+            // Fewer rows, more columns.
+            let wide = corner([300, 47]);
+            let again = zeros_around(wide);
+            assert!(writes || again.as_ptr().addr() == place, "{number}: the same memory");
+            assert!(!outside(&again, wide), "{number}");
+            drop(again.into_bytes_around(wide));
+        }
     }
 }

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::buffer::{Buffer, take, zeros};
+use crate::buffer::{Buffer, take, zeros, zeros_around};
+use crate::corner::Corner;
 use crate::depthwise::{Filter, Rows, WeightGrad};
 use crate::elementwise;
 use crate::geometry::{Frame, Geometry, Stencil};
@@ -156,6 +157,14 @@ impl Dense {
     }
 }
 
+/// A convolution's weight, as a part of a larger one has it.
+#[derive(Clone, Copy)]
+pub(crate) struct Weight<'a> {
+    pub data: &'a [f32],
+    /// Numbers from an output channel to the next.
+    pub row: usize,
+}
+
 /// A stencil with its weights.
 enum Applied {
     Dense(Dense),
@@ -163,7 +172,7 @@ enum Applied {
 }
 
 impl Applied {
-    fn forward(geometry: &Geometry, weight: &[f32], bias: Option<&[f32]>) -> Self {
+    fn forward(geometry: &Geometry, weight: Weight<'_>, bias: Option<&[f32]>) -> Self {
         let columns = [geometry.input_frame().columns(), geometry.output[1]];
         if geometry.depthwise {
             let rows = Rows::new(&geometry.forward(), geometry.channels_in, columns[0], columns[1]);
@@ -173,12 +182,12 @@ impl Applied {
         let stencil = forward_stencil(geometry);
         let (channels, taps) = ([geometry.channels_in, geometry.channels_out], geometry.taps());
         Self::Dense(Dense::new(&stencil, pixels_together(geometry), channels, columns, |[input, output], tap| {
-            weight[(output * channels[0] + input) * taps + tap]
+            weight.data[output * weight.row + input * taps + tap]
         }))
     }
 
     /// From the output's gradient to the input's: one for every phase.
-    fn backward(geometry: &Geometry, weight: &[f32]) -> Vec<Self> {
+    fn backward(geometry: &Geometry, weight: Weight<'_>) -> Vec<Self> {
         let columns = [geometry.grad_frame().columns(), geometry.input[1]];
         let (channels, taps) = ([geometry.channels_out, geometry.channels_in], geometry.taps());
         let stencils = match geometry.is_pointwise() {
@@ -192,7 +201,7 @@ impl Applied {
                 return Self::Depthwise { rows, weights, bias: None };
             }
             Self::Dense(Dense::new(stencil, pixels_together(geometry), channels, columns, |[output, input], tap| {
-                weight[(output * channels[1] + input) * taps + tap]
+                weight.data[output * weight.row + input * taps + tap]
             }))
         });
         applied.collect()
@@ -216,7 +225,7 @@ fn forward_stencil(geometry: &Geometry) -> Stencil {
 pub(crate) fn forward(
     geometry: &Geometry,
     x: &[f32],
-    weight: &[f32],
+    weight: Weight<'_>,
     bias: Option<&[f32]>,
     behind: Behind<'_>,
 ) -> (Buffer, Vec<Moments>) {
@@ -310,33 +319,34 @@ impl Sums {
         }
     }
 
-    /// The gradient, of the sums of all parts.
-    fn finish(&self, geometry: &Geometry, parts: &[Buffer]) -> Vec<f32> {
+    /// The gradient, of the sums of all parts, in a corner of zeros.
+    fn finish(&self, geometry: &Geometry, parts: &[Buffer], corner: Corner) -> Buffer {
         let [channels_in, channels_out, taps] = [geometry.channels_in, geometry.channels_out, geometry.taps()];
+        let row_length = corner.whole[1];
+        let mut total = zeros_around(corner);
         match self {
             Self::Depthwise { rows } => {
-                let mut total = vec![0.0; channels_in * taps];
+                let mut filters = vec![0.0; channels_in * taps];
                 for part in parts {
-                    rows.unpack_sums(part, &mut total);
+                    rows.unpack_sums(part, &mut filters);
                 }
-                total
+                corner.write(&filters, &mut total);
             }
             Self::Dense { stride, taps: numbers, .. } => {
                 let sums = sum_of_parts(parts);
-                let mut total = vec![0.0; channels_out * channels_in * taps];
-                let bands = total.par_chunks_mut(width() * channels_in * taps);
+                let bands = total[..channels_out * row_length].par_chunks_mut(width() * row_length);
                 bands.enumerate().for_each(|(band, total)| {
                     for row in 0..numbers.len() * channels_in {
                         let place = row % channels_in * taps + numbers[row / channels_in];
                         let start = row * stride + band * width();
-                        for (output, total) in total.chunks_exact_mut(channels_in * taps).enumerate() {
+                        for (output, total) in total.chunks_exact_mut(row_length).enumerate() {
                             total[place] = sums[start + output];
                         }
                     }
                 });
-                total
             }
         }
+        total
     }
 }
 
@@ -371,12 +381,14 @@ fn whole_vectors<'a>(pixels: &'a [f32], channels: usize, stride: usize, padded: 
 }
 
 /// Gradients of the input and of the weight, as far as asked for: that of the weight needs `x`, and the other way round.
+/// That of the weight is in a corner of zeros.
 pub(crate) fn backward(
     geometry: &Geometry,
     x: Option<&[f32]>,
-    weight: Option<&[f32]>,
+    weight: Option<Weight<'_>>,
     upstream: &Upstream<'_>,
-) -> (Option<Buffer>, Option<Vec<f32>>) {
+    corner: Corner,
+) -> [Option<Buffer>; 2] {
     let units = Units::new(geometry);
     let applied = weight.map(|weight| Applied::backward(geometry, weight)).unwrap_or_default();
     let sums = Sums::new(geometry);
@@ -415,5 +427,5 @@ pub(crate) fn backward(
             totals
         })
         .collect();
-    (x_grad, x.map(|_| sums.finish(geometry, &sums_of_parts)))
+    [x_grad, x.map(|_| sums.finish(geometry, &sums_of_parts, corner))]
 }

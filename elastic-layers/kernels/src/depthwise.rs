@@ -7,6 +7,7 @@
 use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
+use crate::convolution::Weight;
 use crate::geometry::Stencil;
 use crate::simd::width;
 use crate::tiles::even_blocks;
@@ -87,10 +88,10 @@ impl Rows {
         self.groups.iter().flat_map(|group| (0..lanes).map(move |lane| values[self.channel(group, lane)])).collect()
     }
 
-    /// For every group and tap a vector of weights, of `[channels, 1, height, width]`.
-    pub fn pack_weights(&self, weight: &[f32]) -> Buffer {
-        let (lanes, all) = (width(), weight.len() / self.channels);
-        let number = |group: &Group, tap: usize, lane: usize| weight[self.channel(group, lane) * all + tap];
+    /// For every group and tap a vector of weights.
+    pub fn pack_weights(&self, weight: Weight<'_>) -> Buffer {
+        let lanes = width();
+        let number = |group: &Group, tap: usize, lane: usize| weight.data[self.channel(group, lane) * weight.row + tap];
         let taps = self.groups.iter().flat_map(|group| self.taps.iter().map(move |tap| (group, *tap)));
         taps.flat_map(|(group, tap)| (0..lanes).map(move |lane| (group, tap, lane)))
             .map(|(group, tap, lane)| number(group, tap, lane))

@@ -11,14 +11,22 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Shape, Slice};
 
 use crate::Activation;
-use crate::buffer::take;
-use crate::convolution::{self, Behind};
+use crate::buffer::{corner_of, set_corner, take};
+use crate::convolution::{self, Behind, Weight};
 use crate::elementwise;
 use crate::geometry::Geometry;
 use crate::maps::{Maps, dense};
 use crate::moments::Moments;
 use crate::normalization::{self, Affine, Normalizer};
 use crate::sgd::SgdStep;
+
+/// What a convolution does with its tensors.
+#[derive(Clone, Debug)]
+pub(crate) struct Convolution {
+    /// The first entries of the weight that are in use; of a scale and shift behind it, as many as of output channels.
+    pub weight: [usize; 4],
+    pub options: ConvOptions<2>,
+}
 
 /// Scale, shift, epsilon and activation of a normalisation.
 #[derive(Clone, Debug)]
@@ -33,17 +41,17 @@ pub(crate) struct Norm<T> {
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait Kernels: Backend {
     /// See [`crate::conv2d`].
-    fn kernels_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self>;
+    fn kernels_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, convolution: Convolution) -> FloatTensor<Self>;
 
     /// See [`crate::conv2d`].
     fn kernels_conv2d_bias(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        options: ConvOptions<2>,
+        convolution: Convolution,
     ) -> FloatTensor<Self>;
 
-    /// See [`crate::crop`].
+    /// See [`crate::Part::into_tensor`].
     fn kernels_crop(x: FloatTensor<Self>, sizes: Shape) -> FloatTensor<Self>;
 
     /// Output, mean and variance; see [`crate::batch_norm_train`].
@@ -59,7 +67,7 @@ pub(crate) trait Kernels: Backend {
     fn kernels_conv2d_batch_norm_train(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        options: ConvOptions<2>,
+        convolution: Convolution,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         epsilon: f64,
@@ -91,7 +99,7 @@ pub(crate) trait PlainKernels: Backend {
     fn kernels_conv2d_batch_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        options: ConvOptions<2>,
+        convolution: Convolution,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         mean: FloatTensor<Self>,
@@ -125,6 +133,11 @@ impl Dense {
         self.0.as_slice().unwrap_or_default()
     }
 
+    /// As the weight of a convolution, the first axis being that of the output channels.
+    pub fn weight(&self) -> Weight<'_> {
+        Weight { data: self.data(), row: self.0.shape()[1..].iter().product() }
+    }
+
     /// The numbers to write to, which nothing else sees.
     fn into_owned(self) -> FlexTensor {
         let size = self.0.shape().num_elements();
@@ -136,8 +149,8 @@ impl Dense {
     }
 }
 
-pub(crate) fn geometry(x: &FlexTensor, weight: &FlexTensor, options: &ConvOptions<2>) -> Geometry {
-    Geometry::new(x.shape().dims(), weight.shape().dims(), options)
+pub(crate) fn geometry(x: &FlexTensor, convolution: &Convolution) -> Geometry {
+    Geometry::new(x.shape().dims(), convolution.weight, &convolution.options)
         .expect("the caller sends what the kernels do not cover to Burn")
 }
 
@@ -151,26 +164,27 @@ pub(crate) fn convolve(
     x: FlexTensor,
     weight: FlexTensor,
     bias: Option<FlexTensor>,
-    options: &ConvOptions<2>,
+    convolution: &Convolution,
     behind: Behind<'_>,
 ) -> (FlexTensor, Vec<Moments>) {
-    let geometry = geometry(&x, &weight, options);
+    let geometry = geometry(&x, convolution);
     let (x, weight, bias) = (Maps::new(x), Dense::new(weight), bias.map(Dense::new));
     let bias = bias.as_ref().map(Dense::data);
-    let (output, moments) = convolution::forward(&geometry, x.data(), weight.data(), bias, behind);
+    let (output, moments) = convolution::forward(&geometry, x.data(), weight.weight(), bias, behind);
     (Maps::tensor(output, output_shape(&geometry)), moments)
 }
 
 impl Norm<FlexTensor> {
-    pub fn with<T>(self, action: impl FnOnce(Affine<'_>) -> T) -> T {
-        let (gamma, beta) = (Dense::new(self.gamma), Dense::new(self.beta));
-        let Self { epsilon, activation, .. } = self;
-        action(Affine { gamma: gamma.data(), beta: beta.data(), epsilon, activation })
+    /// Of the first channels.
+    pub fn with<T>(self, channels: usize, action: impl FnOnce(Affine<'_>) -> T) -> T {
+        let [gamma, beta] = [self.gamma, self.beta].map(Dense::new);
+        let [gamma, beta] = [&gamma, &beta].map(|parameter| &parameter.data()[..channels]);
+        action(Affine { gamma, beta, epsilon: self.epsilon, activation: self.activation })
     }
 
     /// With statistics of every channel.
     pub fn normalizer(self, mean: &[f32], variance: &[f32]) -> Normalizer {
-        self.with(|affine| Normalizer::new(affine, mean, variance))
+        self.with(mean.len(), |affine| Normalizer::new(affine, mean, variance))
     }
 }
 
@@ -197,12 +211,17 @@ fn per_channel(values: [Vec<f32>; 2]) -> [FlexTensor; 2] {
 }
 
 impl Kernels for Flex {
-    fn kernels_conv2d(x: FlexTensor, weight: FlexTensor, options: ConvOptions<2>) -> FlexTensor {
-        convolve(x, weight, None, &options, Behind::Nothing).0
+    fn kernels_conv2d(x: FlexTensor, weight: FlexTensor, convolution: Convolution) -> FlexTensor {
+        convolve(x, weight, None, &convolution, Behind::Nothing).0
     }
 
-    fn kernels_conv2d_bias(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, options: ConvOptions<2>) -> FlexTensor {
-        convolve(x, weight, Some(bias), &options, Behind::Nothing).0
+    fn kernels_conv2d_bias(
+        x: FlexTensor,
+        weight: FlexTensor,
+        bias: FlexTensor,
+        convolution: Convolution,
+    ) -> FlexTensor {
+        convolve(x, weight, Some(bias), &convolution, Behind::Nothing).0
     }
 
     fn kernels_crop(x: FlexTensor, sizes: Shape) -> FlexTensor {
@@ -229,14 +248,14 @@ impl Kernels for Flex {
     fn kernels_conv2d_batch_norm_train(
         x: FlexTensor,
         weight: FlexTensor,
-        options: ConvOptions<2>,
+        convolution: Convolution,
         gamma: FlexTensor,
         beta: FlexTensor,
         epsilon: f64,
         activation: Activation,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let norm = Norm { gamma, beta, epsilon, activation };
-        let (_, output, mean, variance) = convolve_and_normalize(x, weight, &options, norm, false);
+        let (_, output, mean, variance) = convolve_and_normalize(x, weight, &convolution, norm, false);
         (output, mean, variance)
     }
 
@@ -258,11 +277,11 @@ impl Kernels for Flex {
 pub(crate) fn convolve_and_normalize(
     x: FlexTensor,
     weight: FlexTensor,
-    options: &ConvOptions<2>,
+    convolution: &Convolution,
     norm: Norm<FlexTensor>,
     keep: bool,
 ) -> (Option<FlexTensor>, FlexTensor, FlexTensor, FlexTensor) {
-    let (convolved, moments) = convolve(x, weight, None, options, Behind::Statistics);
+    let (convolved, moments) = convolve(x, weight, None, convolution, Behind::Statistics);
     let [mean, variance] = Moments::finish(&moments);
     let normalizer = norm.normalizer(&mean, &variance);
     let kept = keep.then(|| convolved.clone());
@@ -289,7 +308,7 @@ impl PlainKernels for Flex {
     fn kernels_conv2d_batch_norm(
         x: FlexTensor,
         weight: FlexTensor,
-        options: ConvOptions<2>,
+        convolution: Convolution,
         gamma: FlexTensor,
         beta: FlexTensor,
         mean: FlexTensor,
@@ -299,7 +318,7 @@ impl PlainKernels for Flex {
     ) -> FlexTensor {
         let [mean, variance] = [mean, variance].map(Dense::new);
         let normalizer = Norm { gamma, beta, epsilon, activation }.normalizer(mean.data(), variance.data());
-        convolve(x, weight, None, &options, Behind::Normalize(&normalizer)).0
+        convolve(x, weight, None, &convolution, Behind::Normalize(&normalizer)).0
     }
 
     fn kernels_sgd_step(
@@ -308,9 +327,12 @@ impl PlainKernels for Flex {
         velocity: FlexTensor,
         step: SgdStep,
     ) -> (FlexTensor, FlexTensor) {
-        let gradient = Dense::new(gradient);
-        let [mut weight, mut velocity] = [weight, velocity].map(|tensor| Dense::new(tensor).into_owned());
-        step.apply(weight.storage_mut(), gradient.data(), velocity.storage_mut());
+        let [gradient, velocity] = [gradient, velocity].map(Dense::new);
+        let corners = [&gradient, &velocity].map(|tensor| corner_of(tensor.data()));
+        let [mut weight, mut velocity] = [Dense::new(weight), velocity].map(Dense::into_owned);
+        if let Some(corner) = step.apply(weight.storage_mut(), gradient.data(), velocity.storage_mut(), corners) {
+            set_corner(velocity.storage(), corner);
+        }
         (weight, velocity)
     }
 }

@@ -8,7 +8,7 @@
 mod buffer;
 mod channels;
 mod convolution;
-mod crop;
+mod corner;
 mod depthwise;
 mod elementwise;
 mod extension;
@@ -18,21 +18,23 @@ mod moments;
 mod normalization;
 mod optimizer;
 mod parallel;
+mod part;
 mod record;
 mod sgd;
 mod simd;
 mod switch;
 mod tiles;
 
-use burn::backend::{Dispatch, DispatchTensorKind};
+use burn::backend::{Dispatch, DispatchTensor, DispatchTensorKind};
 // Burn's derive of `RecordState` looks for these at the root of the crate that uses it.
 use burn::optim::{RecordState, StateSink, StateSource, join_path};
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{DType, Shape, Slice, Tensor, activation, module};
+use burn::tensor::{DType, Tensor, activation, module};
 
-use extension::{Kernels, PlainKernels};
+use extension::{Convolution, Kernels, PlainKernels};
 use geometry::Geometry;
 pub use optimizer::{MomentumState, Sgd, SgdConfig, SgdState};
+pub use part::Part;
 pub use simd::{Level, force_level, level};
 pub use switch::{enabled, set_enabled};
 
@@ -86,37 +88,30 @@ impl Activation {
 /// If the shapes do not fit, as Burn's.
 pub fn conv2d(
     x: Tensor<4>,
-    weight: Tensor<4>,
+    weight: impl Into<Part<4>>,
     bias: Option<Tensor<1>>,
     options: impl Into<ConvOptions<2>>,
 ) -> Tensor<4> {
-    let options = options.into();
+    let (weight, options) = (weight.into(), options.into());
     let bias_fits = bias.as_ref().is_none_or(|bias| bias.dims() == [weight.dims()[0]] && covers(bias));
-    if !(covers(&x) && covers(&weight) && bias_fits && Geometry::new(x.dims(), weight.dims(), &options).is_some()) {
-        return module::conv2d(x, weight, bias, options);
+    if !bias_fits || !covers_convolution(&x, &weight, &options) {
+        return module::conv2d(x, weight.into_tensor(), bias, options);
     }
-    let [x, weight] = [x, weight].map(Tensor::into_dispatch);
+    let (x, weight, convolution) = convolution(x, weight, options);
     Tensor::from_dispatch(match bias {
-        Some(bias) => Dispatch::kernels_conv2d_bias(x, weight, bias.into_dispatch(), options),
-        None => Dispatch::kernels_conv2d(x, weight, options),
+        Some(bias) => Dispatch::kernels_conv2d_bias(x, weight, bias.into_dispatch(), convolution),
+        None => Dispatch::kernels_conv2d(x, weight, convolution),
     })
 }
 
-/// The first entries of a tensor along every axis; see [`Tensor::slice`].
-///
-/// # Shapes
-/// - `x`: any
-/// - output: `sizes`
-///
-/// # Panics
-/// If a size is larger than the tensor's.
-pub fn crop<const D: usize>(x: Tensor<D>, sizes: [usize; D]) -> Tensor<D> {
-    if !covers(&x) {
-        return x.slice(sizes.map(|size| Slice::from(0..size)));
-    }
-    let dims = x.dims();
-    assert!((0..D).all(|axis| sizes[axis] <= dims[axis]), "crop: expected at most {dims:?}, got {sizes:?}");
-    Tensor::from_dispatch(Dispatch::kernels_crop(x.into_dispatch(), Shape::from(sizes)))
+/// What a kernel is called with.
+fn convolution(
+    x: Tensor<4>,
+    weight: Part<4>,
+    options: ConvOptions<2>,
+) -> (DispatchTensor, DispatchTensor, Convolution) {
+    let sizes = weight.dims();
+    (x.into_dispatch(), weight.into_whole().into_dispatch(), Convolution { weight: sizes, options })
 }
 
 /// What [`batch_norm_train`] returns.
@@ -144,17 +139,19 @@ pub struct BatchNormOutput<const D: usize> {
 /// If the shapes do not fit.
 pub fn batch_norm_train<const D: usize>(
     x: Tensor<D>,
-    gamma: Tensor<1>,
-    beta: Tensor<1>,
+    gamma: impl Into<Part<1>>,
+    beta: impl Into<Part<1>>,
     epsilon: f64,
     activation: Activation,
 ) -> BatchNormOutput<D> {
-    if !covers_planes(&x, &[&gamma, &beta]) {
+    let affine = [gamma.into(), beta.into()];
+    if !covers_planes(&x, &affine) {
+        let [gamma, beta] = affine.map(Part::into_tensor);
         let result = module::batch_norm_train(x, gamma, beta, epsilon);
         let output = activation.forward(result.output);
         return BatchNormOutput { output, mean: result.mean, variance: result.variance };
     }
-    let [gamma, beta] = [gamma, beta].map(Tensor::into_dispatch);
+    let [gamma, beta] = affine.map(|part| part.into_whole().into_dispatch());
     let (output, mean, variance) =
         Dispatch::kernels_batch_norm_train(x.into_dispatch(), gamma, beta, epsilon, activation);
     BatchNormOutput {
@@ -183,12 +180,13 @@ pub fn batch_norm<const D: usize>(
     epsilon: f64,
     activation: Activation,
 ) -> Tensor<D> {
-    let parameters = [&gamma, &beta, &mean, &variance];
-    let records = x.is_autodiff() || parameters.iter().any(|parameter| parameter.is_autodiff());
+    let parameters = [gamma, beta, mean, variance].map(Part::from);
+    let records = x.is_autodiff() || parameters.iter().any(Part::is_autodiff);
     if records || !covers_planes(&x, &parameters) {
+        let [gamma, beta, mean, variance] = parameters.map(Part::into_whole);
         return activation.forward(module::batch_norm(x, gamma, beta, mean, variance, epsilon));
     }
-    let [gamma, beta, mean, variance] = [gamma, beta, mean, variance].map(Tensor::into_dispatch);
+    let [gamma, beta, mean, variance] = parameters.map(|part| part.into_whole().into_dispatch());
     Tensor::from_dispatch(Dispatch::kernels_batch_norm(
         x.into_dispatch(),
         gamma,
@@ -209,21 +207,23 @@ pub fn batch_norm<const D: usize>(
 /// If the shapes do not fit.
 pub fn conv2d_batch_norm_train(
     x: Tensor<4>,
-    weight: Tensor<4>,
+    weight: impl Into<Part<4>>,
     options: impl Into<ConvOptions<2>>,
-    gamma: Tensor<1>,
-    beta: Tensor<1>,
+    gamma: impl Into<Part<1>>,
+    beta: impl Into<Part<1>>,
     epsilon: f64,
     activation: Activation,
 ) -> BatchNormOutput<4> {
-    let options = options.into();
-    if !covers_both(&x, &weight, &options, &[&gamma, &beta]) {
+    let (weight, options) = (weight.into(), options.into());
+    let affine = [gamma.into(), beta.into()];
+    if !covers_both(&x, &weight, &options, &affine) {
+        let [gamma, beta] = affine;
         return batch_norm_train(conv2d(x, weight, None, options), gamma, beta, epsilon, activation);
     }
-    let [x, weight] = [x, weight].map(Tensor::into_dispatch);
-    let [gamma, beta] = [gamma, beta].map(Tensor::into_dispatch);
+    let (x, weight, convolution) = convolution(x, weight, options);
+    let [gamma, beta] = affine.map(|part| part.into_whole().into_dispatch());
     let (output, mean, variance) =
-        Dispatch::kernels_conv2d_batch_norm_train(x, weight, options, gamma, beta, epsilon, activation);
+        Dispatch::kernels_conv2d_batch_norm_train(x, weight, convolution, gamma, beta, epsilon, activation);
     BatchNormOutput {
         output: Tensor::from_dispatch(output),
         mean: Tensor::from_dispatch(mean),
@@ -241,22 +241,31 @@ pub fn conv2d_batch_norm_train(
 /// If the shapes do not fit.
 pub fn conv2d_batch_norm(
     x: Tensor<4>,
-    weight: Tensor<4>,
+    weight: impl Into<Part<4>>,
     options: impl Into<ConvOptions<2>>,
-    [gamma, beta, mean, variance]: [Tensor<1>; 4],
+    parameters: [Tensor<1>; 4],
     epsilon: f64,
     activation: Activation,
 ) -> Tensor<4> {
-    let options = options.into();
-    let parameters = [&gamma, &beta, &mean, &variance];
-    let records = x.is_autodiff() || weight.is_autodiff() || parameters.iter().any(|parameter| parameter.is_autodiff());
+    let (weight, options) = (weight.into(), options.into());
+    let parameters = parameters.map(Part::from);
+    let records = x.is_autodiff() || weight.is_autodiff() || parameters.iter().any(Part::is_autodiff);
     if records || !covers_both(&x, &weight, &options, &parameters) {
+        let [gamma, beta, mean, variance] = parameters.map(Part::into_whole);
         return batch_norm(conv2d(x, weight, None, options), gamma, beta, mean, variance, epsilon, activation);
     }
-    let [x, weight] = [x, weight].map(Tensor::into_dispatch);
-    let [gamma, beta, mean, variance] = [gamma, beta, mean, variance].map(Tensor::into_dispatch);
+    let (x, weight, convolution) = convolution(x, weight, options);
+    let [gamma, beta, mean, variance] = parameters.map(|part| part.into_whole().into_dispatch());
     Tensor::from_dispatch(Dispatch::kernels_conv2d_batch_norm(
-        x, weight, options, gamma, beta, mean, variance, epsilon, activation,
+        x,
+        weight,
+        convolution,
+        gamma,
+        beta,
+        mean,
+        variance,
+        epsilon,
+        activation,
     ))
 }
 
@@ -304,12 +313,13 @@ fn covers_pair<const D: usize>(a: &Tensor<D>, b: &Tensor<D>) -> bool {
     D >= 2 && a.dims() == b.dims() && !a.dims().contains(&0) && covers(a) && covers(b)
 }
 
-fn covers_both(x: &Tensor<4>, weight: &Tensor<4>, options: &ConvOptions<2>, parameters: &[&Tensor<1>]) -> bool {
-    let fits = |parameter: &Tensor<1>| parameter.dims() == [weight.dims()[0]] && covers(parameter);
-    covers(x)
-        && covers(weight)
-        && Geometry::new(x.dims(), weight.dims(), options).is_some()
-        && parameters.iter().all(|parameter| fits(parameter))
+fn covers_convolution(x: &Tensor<4>, weight: &Part<4>, options: &ConvOptions<2>) -> bool {
+    covers(x) && weight.is_covered() && Geometry::new(x.dims(), weight.dims(), options).is_some()
+}
+
+fn covers_both(x: &Tensor<4>, weight: &Part<4>, options: &ConvOptions<2>, parameters: &[Part<1>]) -> bool {
+    let fits = |parameter: &Part<1>| parameter.dims() == [weight.dims()[0]] && parameter.is_covered();
+    covers_convolution(x, weight, options) && parameters.iter().all(fits)
 }
 
 /// Whether the kernels take this tensor.
@@ -324,8 +334,8 @@ fn covers<const D: usize>(tensor: &Tensor<D>) -> bool {
     enabled() && tensor.dtype() == DType::F32 && on_flex(&tensor.clone().into_dispatch().kind)
 }
 
-fn covers_planes<const D: usize>(x: &Tensor<D>, parameters: &[&Tensor<1>]) -> bool {
+fn covers_planes<const D: usize>(x: &Tensor<D>, parameters: &[Part<1>]) -> bool {
     let dims = x.dims();
-    let fits = |parameter: &Tensor<1>| parameter.dims() == [dims[1]] && covers(parameter);
-    D >= 2 && !dims.contains(&0) && covers(x) && parameters.iter().all(|parameter| fits(parameter))
+    let fits = |parameter: &Part<1>| parameter.dims() == [dims[1]] && parameter.is_covered();
+    D >= 2 && !dims.contains(&0) && covers(x) && parameters.iter().all(fits)
 }

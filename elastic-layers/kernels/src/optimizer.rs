@@ -2,7 +2,7 @@
 
 use burn::backend::Dispatch;
 use burn::config::Config;
-use burn::grad_clipping::GradientClippingConfig;
+use burn::grad_clipping::{GradientClipping, GradientClippingConfig};
 use burn::optim::decay::{WeightDecay, WeightDecayConfig};
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{LearningRate, ModuleOptimizer, Optimizer, RecordState};
@@ -24,30 +24,34 @@ pub struct SgdConfig {
 }
 
 impl SgdConfig {
-    /// The optimizer of one parameter, without clipping.
+    /// The optimizer of one parameter.
     pub fn build(&self) -> Sgd {
-        Sgd { weight_decay: self.weight_decay.clone(), momentum: self.momentum.clone() }
+        Sgd {
+            weight_decay: self.weight_decay.clone(),
+            momentum: self.momentum.clone(),
+            clipping: self.gradient_clipping.as_ref().map(GradientClippingConfig::init),
+        }
     }
 
     /// The optimizer of a module.
     pub fn init(&self) -> ModuleOptimizer {
-        let optimizer = ModuleOptimizer::from(self.build());
-        match &self.gradient_clipping {
-            Some(clipping) => optimizer.with_grad_clipping(clipping.init()),
-            None => optimizer,
-        }
+        self.build().into()
     }
 }
 
-/// Stochastic gradient descent with momentum: [Burn's](burn::optim::Sgd), to the bit, and with its records.
+/// Stochastic gradient descent with momentum: [Burn's](burn::optim::Sgd), to the bit, and with its records. Only where a
+/// gradient is clipped by its norm is that rounded in another way.
 ///
 /// `g <- g + decay w`, `v <- (1 - dampening) g + momentum v` (`v <- g` in the first step), `w <- w - lr v`; with Nesterov's
 /// momentum `w <- w - lr (g + momentum v)`. With momentum, on flex, from a parameter's second step on, one kernel does
 /// all of it in one pass, in place where nothing else holds the weight: drop a view before the step.
-#[derive(Clone, Debug)]
+///
+/// Without decay, weights outside the views that were trained do not change, and the pass leaves them out.
+#[derive(Clone)]
 pub struct Sgd {
     weight_decay: Option<WeightDecayConfig>,
     momentum: Option<MomentumConfig>,
+    clipping: Option<GradientClipping>,
 }
 
 /// State of [`Sgd`].
@@ -78,7 +82,7 @@ impl Optimizer for Sgd {
         let (tensor, velocity) = match (&self.momentum, velocity) {
             (Some(momentum), Some(velocity)) => self.step_with_velocity(lr, tensor, grad, velocity, momentum),
             (momentum, _) => {
-                let grad = self.decayed(&tensor, grad);
+                let grad = self.decayed(&tensor, self.clipped(grad));
                 let velocity = momentum.as_ref().map(|_| grad.clone());
                 let direction = match momentum {
                     Some(momentum) if momentum.nesterov => grad.clone().mul_scalar(momentum.momentum as f32).add(grad),
@@ -97,6 +101,13 @@ impl Optimizer for Sgd {
 }
 
 impl Sgd {
+    fn clipped<const D: usize>(&self, grad: Tensor<D>) -> Tensor<D> {
+        match &self.clipping {
+            Some(clipping) => clipping.clip_gradient(grad),
+            None => grad,
+        }
+    }
+
     fn decayed<const D: usize>(&self, tensor: &Tensor<D>, grad: Tensor<D>) -> Tensor<D> {
         match &self.weight_decay {
             Some(decay) => WeightDecay::new(decay).transform(grad, tensor.clone()),
@@ -114,9 +125,16 @@ impl Sgd {
         momentum: &MomentumConfig,
     ) -> (Tensor<D>, Option<Tensor<D>>) {
         let share = 1.0 - momentum.dampening;
-        if [&tensor, &grad, &velocity].into_iter().all(|tensor| covers(tensor) && !tensor.is_autodiff()) {
+        let is_covered = [&tensor, &grad, &velocity].into_iter().all(|tensor| covers(tensor) && !tensor.is_autodiff());
+        let max_norm = match self.clipping {
+            Some(GradientClipping::Norm(most)) if is_covered => Some(most),
+            _ => None,
+        };
+        let grad = if max_norm.is_some() { grad } else { self.clipped(grad) };
+        if is_covered {
             let step = SgdStep {
                 learning_rate: lr as f32,
+                max_norm,
                 weight_decay: self.weight_decay.as_ref().map(|decay| decay.penalty),
                 momentum: momentum.momentum as f32,
                 share: share as f32,

@@ -5,18 +5,17 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
-use burn::backend::flex::FlexTensor;
+use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Flex, TensorMetadata};
-use burn::tensor::Shape;
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::{DType, Shape};
 
 use crate::Activation;
-use crate::buffer::take;
+use crate::buffer::{Buffer, take, zeros_around};
 use crate::convolution::{self, Behind, Upstream};
-use crate::crop;
+use crate::corner::Corner;
 use crate::elementwise;
-use crate::extension::{Dense, Kernels, Norm, convolve, convolve_and_normalize, geometry};
+use crate::extension::{Convolution, Dense, Kernels, Norm, convolve, convolve_and_normalize, geometry};
 use crate::geometry::Geometry;
 use crate::maps::{Maps, dense};
 use crate::normalization::{self, NormalizerGrad};
@@ -27,21 +26,24 @@ struct ConvState {
     x: Option<NodeId>,
     weight: Option<NodeId>,
     geometry: Geometry,
-    weight_shape: [usize; 4],
+    /// That of the whole weight, and the corner of it that is in use.
+    weight_shape: Shape,
+    corner: Corner,
 }
 
 impl ConvState {
     fn new<C: CheckpointStrategy>(
         x: &FloatTensor<Autodiff<Flex, C>>,
         weight: &FloatTensor<Autodiff<Flex, C>>,
-        options: &ConvOptions<2>,
+        convolution: &Convolution,
         mut checkpoint: impl FnMut(&FloatTensor<Autodiff<Flex, C>>) -> NodeId,
     ) -> Self {
         Self {
             x: weight.is_tracked().then(|| checkpoint(x)),
             weight: x.is_tracked().then(|| checkpoint(weight)),
-            geometry: geometry(x.primitive(), weight.primitive(), options),
-            weight_shape: weight.shape().dims(),
+            geometry: geometry(x.primitive(), convolution),
+            weight_shape: weight.shape(),
+            corner: corner(&convolution.weight, &weight.shape()),
         }
     }
 
@@ -50,12 +52,22 @@ impl ConvState {
         let mut get = |node: Option<NodeId>| node.map(|node| checkpointer.retrieve_node_output::<FlexTensor>(node));
         let (x, weight) = (get(self.x).map(Maps::new), get(self.weight).map(Dense::new));
         let geometry = &self.geometry;
-        let (x, weight) = (x.as_ref().map(Maps::data), weight.as_ref().map(Dense::data));
-        let (x_grad, weight_grad) = convolution::backward(geometry, x, weight, upstream);
+        let (x, weight) = (x.as_ref().map(Maps::data), weight.as_ref().map(Dense::weight));
+        let [x_grad, weight_grad] = convolution::backward(geometry, x, weight, upstream, self.corner);
         let [height, width] = geometry.input;
         let x_shape = Shape::from([geometry.batch, geometry.channels_in, height, width]);
-        [x_grad.map(|grad| Maps::tensor(grad, x_shape)), weight_grad.map(|grad| dense(grad, self.weight_shape))]
+        let weight_grad = weight_grad.map(|grad| in_corner(grad, self.corner, self.weight_shape.clone()));
+        [x_grad.map(|grad| Maps::tensor(grad, x_shape)), weight_grad]
     }
+}
+
+fn corner(sizes: &[usize], shape: &Shape) -> Corner {
+    Corner::new(sizes, shape).expect("the caller sends other parts to Burn")
+}
+
+/// A tensor of numbers that are zeros around a corner.
+fn in_corner(data: Buffer, corner: Corner, shape: Shape) -> FlexTensor {
+    FlexTensor::new(data.into_bytes_around(corner), Layout::contiguous(shape), DType::F32)
 }
 
 /// Registers the gradients of the parents that need one.
@@ -98,8 +110,11 @@ impl Backward<Flex, 1> for CropBackward {
     fn backward(self, ops: Ops<[Shape; 2], 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let grad = Dense::new(grads.consume::<Flex>(&ops.node));
         let [shape, sizes] = ops.state;
-        let all = crop::in_zeros(grad.data(), &sizes, &shape);
-        register(grads, ops.parents.map(|parent| parent.map(|parent| parent.id)), [Some(dense(all, shape))]);
+        let corner = corner(&sizes, &shape);
+        let mut all = zeros_around(corner);
+        corner.write(grad.data(), &mut all);
+        let all = in_corner(all, corner, shape);
+        register(grads, ops.parents.map(|parent| parent.map(|parent| parent.id)), [Some(all)]);
     }
 }
 
@@ -112,27 +127,29 @@ struct NormState {
 }
 
 impl NormState {
+    /// What an action makes of the gradient, and the gradients of the whole gamma and beta.
     fn with<T>(
         self,
         x: &[f32],
         grad: &[f32],
         checkpointer: &mut Checkpointer,
         action: impl FnOnce(NormalizerGrad<'_>, &mut Checkpointer) -> T,
-    ) -> T {
+    ) -> (T, [Option<FlexTensor>; 2]) {
         let Norm { gamma, beta, epsilon, activation } = self.norm;
         let [gamma, beta] = [gamma, beta].map(|node| checkpointer.retrieve_node_output::<FlexTensor>(node));
         let [mean, variance] = [self.mean, self.variance].map(Dense::new);
         let norm = Norm { gamma, beta, epsilon, activation };
-        let grad = norm.with(|affine| NormalizerGrad::new(affine, [mean.data(), variance.data()], x, grad));
-        action(grad, checkpointer)
+        let whole = [&norm.gamma, &norm.beta].map(|parameter| parameter.shape());
+        let channels = mean.data().len();
+        let grad = norm.with(channels, |affine| NormalizerGrad::new(affine, [mean.data(), variance.data()], x, grad));
+        let [gamma, beta] = grad.affine.clone();
+        let affine = [(gamma, 0), (beta, 1)].map(|(mut values, which)| {
+            let shape: &Shape = &whole[which];
+            values.resize(shape.num_elements(), 0.0);
+            Some(dense(values, shape.clone()))
+        });
+        (action(grad, checkpointer), affine)
     }
-}
-
-fn affine_grads(grad: &NormalizerGrad<'_>) -> [Option<FlexTensor>; 2] {
-    grad.affine.clone().map(|values| {
-        let channels = values.len();
-        Some(dense(values, [channels]))
-    })
 }
 
 #[derive(Debug)]
@@ -146,13 +163,12 @@ impl Backward<Flex, 3> for BatchNormBackward {
         let (x, state) = ops.state;
         let x = Maps::new(checkpointer.retrieve_node_output::<FlexTensor>(x));
         let grad = Maps::new(grads.consume::<Flex>(&ops.node));
-        let values = state.with(x.data(), grad.data(), checkpointer, |norm, _| {
+        let (x_grad, [gamma, beta]) = state.with(x.data(), grad.data(), checkpointer, |norm, _| {
             let mut x_grad = take(x.data().len());
             norm.write_all(&mut x_grad);
-            let [gamma, beta] = affine_grads(&norm);
-            [Some(Maps::tensor(x_grad, x.shape())), gamma, beta]
+            Some(Maps::tensor(x_grad, x.shape()))
         });
-        register(grads, ops.parents.map(|parent| parent.map(|parent| parent.id)), values);
+        register(grads, ops.parents.map(|parent| parent.map(|parent| parent.id)), [x_grad, gamma, beta]);
     }
 }
 
@@ -167,12 +183,11 @@ impl Backward<Flex, 4> for ConvNormBackward {
         let (conv, convolved, state) = ops.state;
         let convolved = Maps::new(convolved);
         let grad = Maps::new(grads.consume::<Flex>(&ops.node));
-        let values = state.with(convolved.data(), grad.data(), checkpointer, |norm, checkpointer| {
-            let [gamma, beta] = affine_grads(&norm);
-            let [x, weight] = conv.grads(&Upstream::Norm(norm), checkpointer);
-            [x, weight, gamma, beta]
-        });
-        register(grads, ops.parents.map(|parent| parent.map(|parent| parent.id)), values);
+        let ([x, weight], [gamma, beta]) =
+            state.with(convolved.data(), grad.data(), checkpointer, |norm, checkpointer| {
+                conv.grads(&Upstream::Norm(norm), checkpointer)
+            });
+        register(grads, ops.parents.map(|parent| parent.map(|parent| parent.id)), [x, weight, gamma, beta]);
     }
 }
 
@@ -215,12 +230,12 @@ fn record_conv2d<C: CheckpointStrategy, const N: usize>(
     x: FloatTensor<Autodiff<Flex, C>>,
     weight: FloatTensor<Autodiff<Flex, C>>,
     bias: Option<FlexTensor>,
-    options: &ConvOptions<2>,
+    convolution: &Convolution,
 ) -> FloatTensor<Autodiff<Flex, C>> {
-    let output = |x, weight| convolve(x, weight, bias, options, Behind::Nothing).0;
+    let output = |x, weight| convolve(x, weight, bias, convolution, Behind::Nothing).0;
     match ConvBackward.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(mut prep) => {
-            let state = ConvState::new::<C>(&x, &weight, options, |tensor| prep.checkpoint(tensor));
+            let state = ConvState::new::<C>(&x, &weight, convolution, |tensor| prep.checkpoint(tensor));
             prep.finish(state, output(x.into_primitive(), weight.into_primitive()))
         }
         OpsKind::UnTracked(prep) => prep.finish(output(x.into_primitive(), weight.into_primitive())),
@@ -228,18 +243,18 @@ fn record_conv2d<C: CheckpointStrategy, const N: usize>(
 }
 
 impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
-    fn kernels_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, options: ConvOptions<2>) -> FloatTensor<Self> {
-        record_conv2d::<C, 2>([x.node(), weight.node()], x, weight, None, &options)
+    fn kernels_conv2d(x: FloatTensor<Self>, weight: FloatTensor<Self>, convolution: Convolution) -> FloatTensor<Self> {
+        record_conv2d::<C, 2>([x.node(), weight.node()], x, weight, None, &convolution)
     }
 
     fn kernels_conv2d_bias(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        options: ConvOptions<2>,
+        convolution: Convolution,
     ) -> FloatTensor<Self> {
         let nodes = [x.node(), weight.node(), bias.node()];
-        record_conv2d::<C, 3>(nodes, x, weight, Some(bias.into_primitive()), &options)
+        record_conv2d::<C, 3>(nodes, x, weight, Some(bias.into_primitive()), &convolution)
     }
 
     fn kernels_crop(x: FloatTensor<Self>, sizes: Shape) -> FloatTensor<Self> {
@@ -282,7 +297,7 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
     fn kernels_conv2d_batch_norm_train(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        options: ConvOptions<2>,
+        convolution: Convolution,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         epsilon: f64,
@@ -292,10 +307,10 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
         let norm = Norm { gamma: gamma.primitive().clone(), beta: beta.primitive().clone(), epsilon, activation };
         let (output, mean, variance) = match prep.compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
-                let conv = ConvState::new::<C>(&x, &weight, &options, |tensor| prep.checkpoint(tensor));
+                let conv = ConvState::new::<C>(&x, &weight, &convolution, |tensor| prep.checkpoint(tensor));
                 let [gamma, beta] = [&gamma, &beta].map(|tensor| prep.checkpoint(tensor));
                 let [x, weight] = [x, weight].map(|tensor| tensor.into_primitive());
-                let (kept, output, mean, variance) = convolve_and_normalize(x, weight, &options, norm, true);
+                let (kept, output, mean, variance) = convolve_and_normalize(x, weight, &convolution, norm, true);
                 let norm = Norm { gamma, beta, epsilon, activation };
                 let state = NormState { norm, mean: mean.clone(), variance: variance.clone() };
                 let kept = kept.unwrap_or_else(|| output.clone());
@@ -303,7 +318,7 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
             }
             OpsKind::UnTracked(prep) => {
                 let [x, weight] = [x, weight].map(|tensor| tensor.into_primitive());
-                let (_, output, mean, variance) = convolve_and_normalize(x, weight, &options, norm, false);
+                let (_, output, mean, variance) = convolve_and_normalize(x, weight, &convolution, norm, false);
                 (prep.finish(output), mean, variance)
             }
         };

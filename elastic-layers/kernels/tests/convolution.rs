@@ -9,6 +9,7 @@ use common::{
     EXACT, GRADIENT, LAYOUTS, Layout, OUTPUT, assert_close, assert_sums, doubles, everywhere, laid_out, process,
     tensor, values,
 };
+use elastic_kernels::Part;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -132,6 +133,39 @@ proptest! {
     #[test]
     fn depthwise_equals_burn(case in cases(true)) {
         check(&case);
+    }
+}
+
+/// Output, and the gradients of the input and the whole weight, of which only the first entries are used.
+fn of_part(case: &Case, rest: [usize; 2], is_part: bool) -> [Vec<f32>; 3] {
+    let device = Device::flex().autodiff();
+    let [source, x] = laid_out(1, case.input, case.layout, &device, |x| x);
+    let [outputs, inputs, height, width] = case.weight;
+    // Of a depthwise convolution there is one input channel in a group.
+    let inputs = if case.options.groups == 1 { inputs + rest[1] } else { 1 };
+    let weight = tensor::<4>(2, [outputs + rest[0], inputs, height, width], &device).require_grad();
+    let output = match is_part {
+        true => elastic_kernels::conv2d(x, Part::new(weight.clone(), case.weight), None, case.options.clone()),
+        false => {
+            let sliced = weight.clone().slice(case.weight.map(|size| 0..size));
+            elastic_kernels::conv2d(x, sliced, None, case.options.clone())
+        }
+    };
+    let grads = (output.clone() * tensor(4, output.dims(), &device)).sum().backward();
+    [values(output), values(source.grad(&grads).unwrap()), values(weight.grad(&grads).unwrap())]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_part_of_a_weight_is_the_same_sliced(
+        case in any::<bool>().prop_flat_map(cases), rest in [0usize..40, 0usize..40],
+    ) {
+        let _process = process();
+        for (level, [part, sliced]) in everywhere(|| [true, false].map(|is_part| of_part(&case, rest, is_part))) {
+            prop_assert!(part == sliced, "{:?}", level);
+        }
     }
 }
 

@@ -1,16 +1,16 @@
-//! Crops, sums and means against Burn's own: output and gradient, over layouts, levels and threads.
+//! Parts, sums and means against Burn's own: output and gradient, over layouts, levels and threads.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
 use burn::tensor::{Device, Tensor, activation};
 use common::{GRADIENT, LAYOUTS, Layout, OUTPUT, assert_close, everywhere, laid_out, process, tensor, values};
-use elastic_kernels::crop;
+use elastic_kernels::Part;
 use proptest::prelude::*;
 
 proptest! {
     #[test]
-    fn a_crop_is_burns_slice(axes in proptest::array::uniform4((1..=4usize, 0..=3usize)), layout in proptest::sample::select(&LAYOUTS)) {
+    fn a_part_is_burns_slice(axes in proptest::array::uniform4((1..=4usize, 0..=3usize)), layout in proptest::sample::select(&LAYOUTS)) {
         let _guard = process();
         let sizes = axes.map(|axis| axis.0);
         let shape = axes.map(|axis| axis.0 + axis.1);
@@ -24,15 +24,15 @@ proptest! {
             let gradients = loss.expect("two").backward();
             (values(output), values(source.grad(&gradients).expect("a gradient")))
         };
-        let ours = run(&|x| crop(x, sizes));
+        let ours = run(&|x| Part::new(x, sizes).into_tensor());
         prop_assert_eq!(ours, run(&|x| x.slice(sizes.map(|size| 0..size))));
     }
 }
 
 #[test]
-#[should_panic(expected = "crop: expected at most [2, 3], got [1, 4]")]
+#[should_panic(expected = "Part: expected at most [2, 3], got [1, 4]")]
 fn more_than_there_is_is_refused() {
-    crop(Tensor::<2>::zeros([2, 3], &Device::flex()), [1, 4]);
+    let _ = Part::new(Tensor::<2>::zeros([2, 3], &Device::flex()), [1, 4]);
 }
 
 /// Values and the gradients of both inputs, with weights that differ from number to number.

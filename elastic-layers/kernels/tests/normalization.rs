@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::ops::Range;
+
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Tensor, module};
 use common::{
@@ -10,7 +12,7 @@ use common::{
     values, view,
 };
 use elastic_kernels::{
-    Activation, BatchNormOutput, batch_norm, batch_norm_train, conv2d_batch_norm, conv2d_batch_norm_train,
+    Activation, BatchNormOutput, Part, batch_norm, batch_norm_train, conv2d_batch_norm, conv2d_batch_norm_train,
 };
 use proptest::prelude::*;
 
@@ -249,6 +251,20 @@ struct Fused {
     layout: Layout,
 }
 
+prop_compose! {
+    fn fused(input: [Range<usize>; 4])(
+        input in input,
+        outputs in 1usize..40,
+        kernel in prop::sample::select(vec![1usize, 3]),
+        stride in 1usize..3,
+        depthwise in any::<bool>(),
+        activation in prop::sample::select(vec![Activation::None, Activation::Relu, Activation::Relu6]),
+        layout in prop::sample::select(LAYOUTS.to_vec()),
+    ) -> Fused {
+        Fused { input, outputs, kernel, stride, depthwise, activation, layout }
+    }
+}
+
 impl Fused {
     fn weight(&self) -> [usize; 4] {
         let [_, channels, ..] = self.input;
@@ -259,6 +275,37 @@ impl Fused {
     fn options(&self) -> ConvOptions<2> {
         let groups = if self.depthwise { self.input[1] } else { 1 };
         ConvOptions::new([self.stride; 2], [self.kernel / 2; 2], [1; 2], groups)
+    }
+
+    /// Output, the gradient of the input, and those of the whole parameters, of which the first channels are used: by the
+    /// kernels, fused or not.
+    fn of_parts(&self, rest: usize, is_part: bool, is_fused: bool) -> [Vec<f32>; 5] {
+        let device = Device::flex().autodiff();
+        let [source, x] = laid_out(1, self.input, self.layout, &device, |x| x);
+        let sizes = self.weight();
+        let whole = [sizes[0] + rest, if self.depthwise { 1 } else { sizes[1] + rest }, sizes[2], sizes[3]];
+        let weight = tensor::<4>(2, whole, &device).require_grad();
+        let [gamma, beta] = parameters(whole[0], &device).map(|parameter| parameter.detach().require_grad());
+        let affine = [&gamma, &beta].map(|parameter| match is_part {
+            true => Part::new(parameter.clone(), [sizes[0]]),
+            false => parameter.clone().slice(0..sizes[0]).into(),
+        });
+        let used = match is_part {
+            true => Part::new(weight.clone(), sizes),
+            false => weight.clone().slice(sizes.map(|size| 0..size)).into(),
+        };
+        let [g, b] = affine;
+        let output = match is_fused {
+            true => conv2d_batch_norm_train(x, used, self.options(), g, b, EPSILON, self.activation).output,
+            false => {
+                let convolved = elastic_kernels::conv2d(x, used, None, self.options());
+                batch_norm_train(convolved, g, b, EPSILON, self.activation).output
+            }
+        };
+        let grads = (output.clone() * tensor(4, output.dims(), &device)).sum().backward();
+        let parameters = [gamma, beta].map(|parameter| values(parameter.grad(&grads).unwrap()));
+        let [gamma, beta] = parameters;
+        [values(output), values(source.grad(&grads).unwrap()), values(weight.grad(&grads).unwrap()), gamma, beta]
     }
 
     /// Output, mean, variance, and the gradients of input, weight, gamma and beta.
@@ -302,18 +349,12 @@ proptest! {
     /// edge of an activation now and then, so gradients are compared as a whole.
     #[test]
     fn a_convolution_in_front_equals_burn(
-        input in [3usize..7, 1usize..20, 3usize..14, 3usize..14],
-        outputs in 1usize..40,
-        kernel in prop::sample::select(vec![1usize, 3]),
-        stride in 1usize..3,
-        depthwise in any::<bool>(),
-        activation in prop::sample::select(vec![Activation::None, Activation::Relu, Activation::Relu6]),
-        layout in prop::sample::select(LAYOUTS.to_vec()),
+        case in fused([3usize..7, 1usize..20, 3usize..14, 3usize..14]),
     ) {
         // A normalised channel does not depend on its weight's length: the gradient of a single one is a rounding error.
-        let kernel = if depthwise || input[1] == 1 { 3 } else { kernel };
+        let kernel = if case.depthwise || case.input[1] == 1 { 3 } else { case.kernel };
         let _process = process();
-        let case = Fused { input, outputs, kernel, stride, depthwise, activation, layout };
+        let case = Fused { kernel, ..case };
         let expected = case.outcome(false);
         for (level, found) in everywhere(|| case.outcome(true)) {
             let names = ["output", "mean", "variance", "input", "weight", "gamma", "beta"];
@@ -328,16 +369,9 @@ proptest! {
 
     #[test]
     fn a_convolution_in_front_of_given_statistics_equals_burn(
-        input in [1usize..4, 1usize..20, 1usize..14, 1usize..14],
-        outputs in 1usize..40,
-        kernel in prop::sample::select(vec![1usize, 3]),
-        stride in 1usize..3,
-        depthwise in any::<bool>(),
-        activation in prop::sample::select(vec![Activation::None, Activation::Relu, Activation::Relu6]),
-        layout in prop::sample::select(LAYOUTS.to_vec()),
+        case in fused([1usize..4, 1usize..20, 1usize..14, 1usize..14]),
     ) {
         let _process = process();
-        let case = Fused { input, outputs, kernel, stride, depthwise, activation, layout };
         let device = Device::flex();
         let [_, x] = laid_out(1, case.input, case.layout, &device, |x| x);
         let weight = tensor::<4>(2, case.weight(), &device);
@@ -354,6 +388,17 @@ proptest! {
         });
         for (level, found) in found {
             assert_close(&format!("{level:?}"), &expected, &found, OUTPUT);
+        }
+    }
+
+    #[test]
+    fn parts_of_parameters_are_the_same_sliced(
+        case in fused([1usize..4, 1usize..20, 1usize..14, 1usize..14]), rest in 0usize..40, is_fused in any::<bool>(),
+    ) {
+        let _process = process();
+        let run = || [true, false].map(|is_part| case.of_parts(rest, is_part, is_fused));
+        for (level, [part, sliced]) in everywhere(run) {
+            prop_assert!(part == sliced, "{:?}", level);
         }
     }
 }

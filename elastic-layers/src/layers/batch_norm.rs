@@ -4,12 +4,12 @@ use burn::module::{Flag, Module, Param, ParamId, RunningState};
 use burn::nn::{BatchNorm, BatchNormConfig};
 use burn::tensor::{Device, Tensor};
 use elastic_kernels::{
-    Activation, BatchNormOutput, batch_norm, batch_norm_train, conv2d_batch_norm, conv2d_batch_norm_train,
+    Activation, BatchNormOutput, Part, batch_norm, batch_norm_train, conv2d_batch_norm, conv2d_batch_norm_train,
 };
 
 use super::conv2d::{Convolution, ElasticConv2d};
 use super::label::Label;
-use crate::crop::{active, crop, detached, in_use, place};
+use crate::crop::{crop, detached, in_use, part, place};
 use crate::{Adaptation, AxesVisitor, Axis, Change, Elastic, Size, Statistics};
 
 /// Configuration of an [`ElasticBatchNorm`]; mirrors [`BatchNormConfig`].
@@ -169,8 +169,8 @@ impl ElasticBatchNorm {
         }
     }
 
-    fn scale_and_shift(&self) -> [Tensor<1>; 2] {
-        [active(&self.gamma, [&self.features]), active(&self.beta, [&self.features])]
+    fn scale_and_shift(&self) -> [Part<1>; 2] {
+        [&self.gamma, &self.beta].map(|param| part(param, [&self.features]))
     }
 
     /// A running statistic's features of this view. A view that updates the statistics leaves them with its own only.
@@ -199,12 +199,12 @@ impl ElasticBatchNorm {
 /// What is normalised: a tensor, or what a convolution makes of one.
 trait Normalized<const D: usize> {
     /// With the statistics of the batch.
-    fn with_batch(self, affine: [Tensor<1>; 2], epsilon: f64, activation: Activation) -> BatchNormOutput<D>;
+    fn with_batch(self, affine: [Part<1>; 2], epsilon: f64, activation: Activation) -> BatchNormOutput<D>;
 
     /// With given mean and variance.
     fn with_given(
         self,
-        affine: [Tensor<1>; 2],
+        affine: [Part<1>; 2],
         statistics: [Tensor<1>; 2],
         epsilon: f64,
         activation: Activation,
@@ -212,33 +212,35 @@ trait Normalized<const D: usize> {
 }
 
 impl<const D: usize> Normalized<D> for Tensor<D> {
-    fn with_batch(self, [gamma, beta]: [Tensor<1>; 2], epsilon: f64, activation: Activation) -> BatchNormOutput<D> {
+    fn with_batch(self, [gamma, beta]: [Part<1>; 2], epsilon: f64, activation: Activation) -> BatchNormOutput<D> {
         batch_norm_train(self, gamma, beta, epsilon, activation)
     }
 
     fn with_given(
         self,
-        [gamma, beta]: [Tensor<1>; 2],
+        affine: [Part<1>; 2],
         [mean, variance]: [Tensor<1>; 2],
         epsilon: f64,
         activation: Activation,
     ) -> Tensor<D> {
+        let [gamma, beta] = affine.map(Part::into_tensor);
         batch_norm(self, gamma, beta, mean, variance, epsilon, activation)
     }
 }
 
 impl Normalized<4> for Convolution {
-    fn with_batch(self, [gamma, beta]: [Tensor<1>; 2], epsilon: f64, activation: Activation) -> BatchNormOutput<4> {
+    fn with_batch(self, [gamma, beta]: [Part<1>; 2], epsilon: f64, activation: Activation) -> BatchNormOutput<4> {
         conv2d_batch_norm_train(self.input, self.weight, self.options, gamma, beta, epsilon, activation)
     }
 
     fn with_given(
         self,
-        [gamma, beta]: [Tensor<1>; 2],
+        affine: [Part<1>; 2],
         [mean, variance]: [Tensor<1>; 2],
         epsilon: f64,
         activation: Activation,
     ) -> Tensor<4> {
+        let [gamma, beta] = affine.map(Part::into_tensor);
         let parameters = [gamma, beta, mean, variance];
         conv2d_batch_norm(self.input, self.weight, self.options, parameters, epsilon, activation)
     }

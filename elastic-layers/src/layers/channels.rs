@@ -4,8 +4,9 @@ use std::fmt;
 
 use burn::module::Param;
 use burn::tensor::Tensor;
+use elastic_kernels::Part;
 
-use crate::crop::{active, in_use};
+use crate::crop::{active, in_use, part};
 use crate::{Adaptation, Axis, Change, Size};
 
 /// The numbers of input and output channels of a convolution, and of the groups that connect them.
@@ -125,14 +126,14 @@ impl Channels {
         [&self.outputs]
     }
 
-    /// The weight and bias in use, as tensors of the view.
+    /// The weight and bias in use.
     pub(super) fn active<const D: usize>(
         &self,
         weight: &Param<Tensor<D>>,
         bias: Option<&Param<Tensor<1>>>,
-    ) -> (Tensor<D>, Option<Tensor<1>>) {
+    ) -> (Part<D>, Option<Tensor<1>>) {
         let axes = self.weight_axes(weight);
-        (active(weight, axes.each_ref()), bias.map(|bias| active(bias, self.bias_axis())))
+        (part(weight, axes.each_ref()), bias.map(|bias| active(bias, self.bias_axis())))
     }
 
     /// The weight and bias in use, as parameters of Burn's own layer.

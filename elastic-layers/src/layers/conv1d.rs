@@ -162,9 +162,9 @@ impl ElasticConv1d {
             let padding = [(0, 0), padding[0]];
             let options =
                 ConvOptions::new_with_padding([1, self.stride], padding, [1, self.dilation], self.channels.groups());
-            return conv2d(input.unsqueeze_dim(2), weight.unsqueeze_dim(2), bias, options).squeeze_dim(2);
+            return conv2d(input.unsqueeze_dim(2), weight.into_tensor().unsqueeze_dim(2), bias, options).squeeze_dim(2);
         }
-        conv1d(input, weight, bias, options)
+        conv1d(input, weight.into_tensor(), bias, options)
     }
 
     /// The padding before and behind.

@@ -7,7 +7,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, PaddingConfig2d};
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
-use elastic_kernels::conv2d;
+use elastic_kernels::{Part, conv2d};
 
 use super::channels::{Channels, elastic_convolution, same_padding};
 use super::label::Label;
@@ -182,7 +182,7 @@ impl ElasticConv2d {
 /// A convolution that is not computed yet.
 pub(super) struct Convolution {
     pub input: Tensor<4>,
-    pub weight: Tensor<4>,
+    pub weight: Part<4>,
     pub bias: Option<Tensor<1>>,
     pub options: ConvOptions<2>,
 }

@@ -166,7 +166,7 @@ impl ElasticConvTranspose2d {
         let groups = self.channels.groups();
         let options = ConvTransposeOptions::new(self.stride, self.padding, self.padding_out, self.dilation, groups);
         let (weight, bias) = self.channels.active(&self.weight, self.bias.as_ref());
-        conv_transpose2d(input, weight, bias, options)
+        conv_transpose2d(input, weight.into_tensor(), bias, options)
     }
 }
 
