@@ -1,13 +1,18 @@
 //! What elasticity costs: a training step on a view of a supernet over one on the static network of the same
 //! architecture, interleaved; the time of `select`; and that of a cost (R), after the first at a resolution and depth.
 //!
-//! `cargo run --release -p elastic-layers --example elastic_overhead -- [--json] [--rounds N] [--only TEXT]`
+//! The optimizer is SGD with momentum; with `--decay` it is as `nes-search` trains, with weight decay and clipping, and
+//! changes all weights of the supernet in every step.
+//!
+//! `cargo run --release -p elastic-layers --example elastic_overhead -- [--json] [--rounds N] [--only TEXT] [--decay]`
 #![allow(clippy::print_stdout)]
 
 use std::hint::black_box;
 use std::time::Instant;
 
+use burn::grad_clipping::GradientClippingConfig;
 use burn::nn::loss::CrossEntropyLossConfig;
+use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Distribution, Int, Tensor};
@@ -30,9 +35,14 @@ struct Trained<M> {
 }
 
 impl<M: Backbone> Trained<M> {
-    fn new(model: M, view: Option<Architecture>) -> Self {
+    fn new(model: M, view: Option<Architecture>, decays: bool) -> Self {
         let momentum = MomentumConfig { momentum: 0.9, dampening: 0.0, nesterov: true };
-        Self { model: Some(model), view, optimizer: SgdConfig::new().with_momentum(Some(momentum)).init() }
+        let mut config = SgdConfig::new().with_momentum(Some(momentum));
+        if decays {
+            config = config.with_weight_decay(Some(WeightDecayConfig { penalty: 5e-4 }));
+            config = config.with_gradient_clipping(Some(GradientClippingConfig::Norm(1.0)));
+        }
+        Self { model: Some(model), view, optimizer: config.init() }
     }
 
     /// Seconds of the gradient, and of the optimizer's step.
@@ -52,6 +62,14 @@ impl<M: Backbone> Trained<M> {
     }
 }
 
+/// What is measured.
+#[derive(Clone, Copy)]
+struct Settings {
+    rounds: usize,
+    decays: bool,
+    json: bool,
+}
+
 /// What one backbone is built by.
 struct Case<F> {
     name: &'static str,
@@ -63,7 +81,7 @@ where
     M: Backbone + 'static,
     F: Fn(&mut SearchSpace, &Device) -> Result<M, SpaceError> + Clone + Send + Sync + 'static,
 {
-    fn run(&self, rounds: usize, json: bool) {
+    fn run(&self, Settings { rounds, decays, json }: Settings) {
         let device = Device::flex().autodiff();
         let mut space = SearchSpace::new();
         let supernet = (self.build)(&mut space, &device).expect("a supernet").named();
@@ -75,8 +93,8 @@ where
             let network = (self.build)(&mut SearchSpace::pinned(&architecture), &device).expect("a network");
             let images = Tensor::random([BATCH, 3, PIXELS, PIXELS], Distribution::Normal(0.0, 1.0), &device);
             let labels = Tensor::arange(0..BATCH as i64, &device).remainder_scalar(10);
-            let mut view = Trained::new(supernet.clone(), Some(architecture));
-            let mut fixed = Trained::new(network.with_statistics(elastic_layers::Statistics::Batch), None);
+            let mut view = Trained::new(supernet.clone(), Some(architecture), decays);
+            let mut fixed = Trained::new(network.with_statistics(elastic_layers::Statistics::Batch), None, decays);
             let (mut views, mut fixeds) = (vec![], vec![]);
             for round in 0..=rounds {
                 let (of_view, of_fixed);
@@ -101,7 +119,7 @@ where
                 [&views, &fixeds].map(|runs| [0, 1].map(|part| 1e3 * quartiles(runs.iter().map(|run| run[part]))[1]));
             if json {
                 let line = serde_json::json!({
-                    "case": self.name, "width": width, "gradient_ratio": gradient, "step_ratio": step,
+                    "case": self.name, "width": width, "decay": decays, "gradient_ratio": gradient, "step_ratio": step,
                     "view_ms": milliseconds[0], "static_ms": milliseconds[1],
                 });
                 println!("{line}");
@@ -170,7 +188,8 @@ fn main() {
     let value = |name: &str| arguments.iter().position(|argument| argument == name).map(|at| arguments[at + 1].clone());
     let rounds = value("--rounds").map_or(15, |rounds| rounds.parse().expect("--rounds: a number"));
     let only = value("--only").unwrap_or_default();
-    let json = arguments.iter().any(|argument| argument == "--json");
+    let [json, decays] = ["--json", "--decay"].map(|name| arguments.iter().any(|argument| argument == name));
+    let settings = Settings { rounds, decays, json };
     // As is usual for images of this size, the stem keeps it.
     let mobilenet = MobileNetV2Config { stem_stride: 1, ..MobileNetV2Config::imagenet(10).with_images(3, PIXELS) };
     let mobilenet = Case {
@@ -181,9 +200,9 @@ fn main() {
     let resnet =
         Case { name: "ResNet-20", build: move |space: &mut SearchSpace, device: &Device| resnet.init(space, device) };
     if mobilenet.name.contains(&only) {
-        mobilenet.run(rounds, json);
+        mobilenet.run(settings);
     }
     if resnet.name.contains(&only) {
-        resnet.run(rounds, json);
+        resnet.run(settings);
     }
 }

@@ -221,6 +221,12 @@ pub struct Axis {
 }
 
 impl Axis {
+    /// An axis of one entry.
+    pub(crate) fn one() -> &'static Self {
+        static ONE: Axis = Axis { size: Size::Fixed(1), len: 1, ranges: None };
+        &ONE
+    }
+
     /// The number of entries in use.
     #[allow(clippy::len_without_is_empty, reason = "the length of an axis in use is a size, not that of a container")]
     pub fn len(&self) -> usize {

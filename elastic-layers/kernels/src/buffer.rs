@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
@@ -18,8 +19,11 @@ use crate::corner::Corner;
 /// Numbers of a cache line: as many as the longest vector has, which is slow to read across lines.
 const LINE: usize = 16;
 
-/// Fewer lines are left to the allocator, which is fast with small pieces.
+/// Fewer lines are kept by every thread for itself.
 const LEAST_LINES: usize = 1 << 10;
+
+/// The most pieces that a thread keeps.
+const SPARE_PIECES: usize = 64;
 
 /// Lines that may always be kept.
 const SPARE_LINES: usize = 1 << 18;
@@ -43,8 +47,38 @@ pub(crate) struct Buffer {
 /// Numbers that are all written to before they are read: there may be any in them.
 pub(crate) fn take(length: usize) -> Buffer {
     let lines = length.div_ceil(LINE);
-    let lines = if lines < LEAST_LINES { vec![Line([0.0; LINE]); lines] } else { pool().take(lines) };
+    let lines = if lines < LEAST_LINES { take_spare(lines) } else { pool().take(lines) };
     Buffer { lines, length, is_recorded: false }
+}
+
+thread_local! {
+    /// Small pieces of memory that this thread has used.
+    static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// At least so many lines, and at most twice as many.
+fn take_spare(lines: usize) -> Vec<Line> {
+    SPARE
+        .with_borrow_mut(|spare| {
+            let fits = |piece: &Vec<Line>| piece.len() >= lines && piece.len() <= 2 * lines;
+            let place = spare.iter().rposition(fits)?;
+            Some(spare.swap_remove(place))
+        })
+        .unwrap_or_else(|| vec![Line([0.0; LINE]); lines])
+}
+
+fn give_spare(piece: Vec<Line>) {
+    if piece.is_empty() {
+        return;
+    }
+    // A thread that ends has no spare any more.
+    let _ = SPARE.try_with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if spare.len() == SPARE_PIECES {
+            spare.remove(0);
+        }
+        spare.push(piece);
+    });
 }
 
 /// Zeros.
@@ -112,7 +146,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.lines.len() < LEAST_LINES {
-            return;
+            return give_spare(std::mem::take(&mut self.lines));
         }
         let mut pool = pool();
         let corner = if self.is_recorded { pool.records.remove(&self.as_ptr().addr()).flatten() } else { None };

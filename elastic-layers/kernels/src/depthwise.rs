@@ -6,8 +6,8 @@
 
 use pulp::{Simd, WithSimd};
 
+use crate::applied::Weight;
 use crate::buffer::Buffer;
-use crate::convolution::Weight;
 use crate::geometry::Stencil;
 use crate::simd::width;
 use crate::tiles::even_blocks;

@@ -11,8 +11,9 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Shape, Slice};
 
 use crate::Activation;
+use crate::applied::Weight;
 use crate::buffer::{corner_of, set_corner, take};
-use crate::convolution::{self, Behind, Weight};
+use crate::convolution::{self, Behind};
 use crate::elementwise;
 use crate::geometry::Geometry;
 use crate::maps::{Maps, dense};

@@ -5,6 +5,8 @@
 //! the inputs from the output's gradient. At a stride, inputs fall into *phases* that read different elements of the
 //! kernel; each has a stencil of its own.
 
+use std::ops::Range;
+
 use burn::tensor::ops::ConvOptions;
 
 /// The sizes of a convolution.
@@ -205,15 +207,32 @@ impl Frame {
         if self.is_map() { self.map[1] } else { self.size[1] }
     }
 
+    /// Numbers of a row, and those of it that are the map's.
+    fn columns_of_map(&self, channels: usize) -> (usize, Range<usize>) {
+        let (row, start) = (self.size[1] * channels, self.lead[1] * channels);
+        (row, start.min(row)..(start + self.map[1] * channels).min(row))
+    }
+
     /// Copies a map into its frame; the padding is left as it is.
     pub fn fill(&self, channels: usize, map: &[f32], frame: &mut [f32]) {
-        let row = self.size[1] * channels;
-        let start = self.lead[1] * channels;
-        let Some(room) = row.checked_sub(start).filter(|room| *room > 0) else { return };
-        let count = room.min(self.map[1] * channels);
-        let rows = frame.chunks_exact_mut(row).take(self.size[0]).skip(self.lead[0]);
+        let (row, columns) = self.columns_of_map(channels);
+        let rows = frame.chunks_exact_mut(row).skip(self.lead[0]);
         for (target, source) in rows.zip(map.chunks_exact(self.map[1] * channels)) {
-            target[start..start + count].copy_from_slice(&source[..count]);
+            target[columns.clone()].copy_from_slice(&source[..columns.len()]);
+        }
+    }
+
+    /// Clears the padding.
+    pub fn clear(&self, channels: usize, frame: &mut [f32]) {
+        let (row, columns) = self.columns_of_map(channels);
+        let rows = self.lead[0]..self.lead[0] + self.map[0];
+        for (number, target) in frame.chunks_exact_mut(row).enumerate() {
+            if rows.contains(&number) {
+                target[..columns.start].fill(0.0);
+                target[columns.end..].fill(0.0);
+            } else {
+                target.fill(0.0);
+            }
         }
     }
 }

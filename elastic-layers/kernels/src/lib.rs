@@ -5,6 +5,7 @@
 //! function names, and when they are [switched off](set_enabled). The kernels choose the processor's vector
 //! instructions at run time, use the global thread pool of `rayon`, and return the same bits at any number of threads.
 
+mod applied;
 mod buffer;
 mod channels;
 mod convolution;

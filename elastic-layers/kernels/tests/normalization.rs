@@ -380,11 +380,11 @@ proptest! {
         let [mean, variance] = statistics.clone();
         let convolved = module::conv2d(x.clone(), weight.clone(), None, case.options());
         let normalized = module::batch_norm(convolved, gamma.clone(), beta.clone(), mean, variance, EPSILON);
-        let expected = values(activation.forward(normalized));
+        let expected = values(case.activation.forward(normalized));
         let [mean, variance] = statistics;
         let found = everywhere(|| {
             let parameters = [gamma.clone(), beta.clone(), mean.clone(), variance.clone()];
-            values(conv2d_batch_norm(x.clone(), weight.clone(), case.options(), parameters, EPSILON, activation))
+            values(conv2d_batch_norm(x.clone(), weight.clone(), case.options(), parameters, EPSILON, case.activation))
         });
         for (level, found) in found {
             assert_close(&format!("{level:?}"), &expected, &found, OUTPUT);

@@ -54,7 +54,7 @@ impl ElasticBatchNormConfig {
         let features = Axis::from(self.features.clone());
         let (expected, [got]) = (features.len(), norm.gamma.lazy_shape().dims());
         assert!(got == expected, "ElasticBatchNorm [{}]: expected {expected} features, got {got}", self.features);
-        ElasticBatchNorm { known: features.clone(), features, ..norm.into() }
+        ElasticBatchNorm { features, ..norm.into() }
     }
 }
 
@@ -75,9 +75,9 @@ pub struct ElasticBatchNorm {
     epsilon: f64,
     #[module(skip)]
     features: Axis,
-    /// The features that the running statistics are of.
+    /// The features that the running statistics are of, if not of all of the supernet's.
     #[module(skip)]
-    known: Axis,
+    known: Option<Axis>,
     #[module(skip)]
     statistics: Statistics,
     #[module(skip)]
@@ -178,13 +178,19 @@ impl ElasticBatchNorm {
         if statistic.dims() == [self.features.len()] { statistic } else { crop(statistic, [&self.features]) }
     }
 
+    /// The features that the running statistics are of.
+    fn known(&self) -> Axis {
+        self.known.clone().unwrap_or_else(|| self.features.size().clone().into())
+    }
+
     /// Running mean and variance of the features in use, on their own. A feature that has none yet gets Burn's initial ones: a
     /// view that was recalibrated at one size can be selected at a larger one.
     fn own_statistics(&self) -> [RunningState<Tensor<1>>; 2] {
+        let axis = self.known();
         [(&self.running_mean, 0.0), (&self.running_var, 1.0)].map(|(state, initial)| {
             let known = state.value_sync();
-            let all = Tensor::full([self.known.size().max()], initial, &known.device());
-            let all = if known.dims() == all.dims() { known } else { place(all, known, [&self.known]) };
+            let all = Tensor::full([axis.size().max()], initial, &known.device());
+            let all = if known.dims() == all.dims() { known } else { place(all, known, [&axis]) };
             RunningState::with_id(ParamId::new(), detached(crop(all, [&self.features])))
         })
     }
@@ -192,7 +198,7 @@ impl ElasticBatchNorm {
     /// The same layer with running statistics of its own, of the features in use.
     fn with_own_statistics(self) -> Self {
         let [running_mean, running_var] = self.own_statistics();
-        Self { running_mean, running_var, known: self.features.clone(), ..self }
+        Self { running_mean, running_var, known: Some(self.features.clone()), ..self }
     }
 }
 
@@ -260,7 +266,7 @@ impl From<BatchNorm> for ElasticBatchNorm {
             running_var,
             momentum,
             epsilon,
-            known: features.clone(),
+            known: None,
             features,
             statistics: Statistics::Running,
             label: Label::default(),
@@ -271,7 +277,7 @@ impl From<BatchNorm> for ElasticBatchNorm {
 /// Burn's own layer with the parameters and running statistics in use: of a view, a copy of its part.
 impl From<ElasticBatchNorm> for BatchNorm {
     fn from(norm: ElasticBatchNorm) -> Self {
-        let norm = if norm.known == norm.features { norm } else { norm.with_own_statistics() };
+        let norm = if norm.known() == norm.features { norm } else { norm.with_own_statistics() };
         let ElasticBatchNorm { gamma, beta, training, running_mean, running_var, momentum, epsilon, features, .. } =
             norm;
         let (gamma, beta) = (in_use(gamma, [&features]), in_use(beta, [&features]));
@@ -307,7 +313,7 @@ impl Elastic for ElasticBatchNorm {
             Change::Materialize(_) => {
                 let changed = changed.with_own_statistics();
                 let fixed = adaptation.kept(changed.features);
-                Self { known: fixed.clone(), features: fixed, ..changed }
+                Self { known: None, features: fixed, ..changed }
             }
             Change::Statistics(Statistics::Calibrate { .. }) => changed.with_own_statistics(),
             Change::Statistics(_) => {
@@ -316,7 +322,7 @@ impl Elastic for ElasticBatchNorm {
                     let _ = (self.running_mean.value_sync(), self.running_var.value_sync());
                 }
                 // The statistics are shared with the supernet, which training a view would leave with fewer.
-                let shares = statistics == Statistics::Running && self.known != self.features;
+                let shares = statistics == Statistics::Running && self.known() != self.features;
                 if shares { changed.with_own_statistics() } else { changed }
             }
         }

@@ -14,10 +14,22 @@ use crate::{Adaptation, Axis, Change, Size};
 pub(super) struct Channels {
     inputs: Axis,
     outputs: Axis,
-    groups: Axis,
-    /// Of a convolution, the input channels of a group; of a transposed one, the output channels.
-    in_group: Axis,
+    groups: Groups,
     transposed: bool,
+}
+
+/// The groups that connect channels. Most convolutions have none of their own, which `select` need not look at.
+#[derive(Clone, Debug)]
+enum Groups {
+    /// One: every output channel sees every input channel.
+    One,
+    /// As many as there are input and output channels.
+    Depthwise,
+    Some {
+        groups: Box<Axis>,
+        /// Of a convolution, the input channels of a group; of a transposed one, the output channels.
+        in_group: Box<Axis>,
+    },
 }
 
 impl Channels {
@@ -40,28 +52,39 @@ impl Channels {
     }
 
     fn with_groups(channels: &[Size; 2], groups: &Size, in_group: Size, transposed: bool) -> Self {
+        let groups = match groups {
+            Size::Fixed(1) => Groups::One,
+            groups if channels.iter().all(|channels| channels == groups) => Groups::Depthwise,
+            groups => Groups::Some { groups: Box::new(groups.clone().into()), in_group: Box::new(in_group.into()) },
+        };
         let [inputs, outputs] = channels.clone().map(Axis::from);
-        Self { inputs, outputs, groups: groups.clone().into(), in_group: in_group.into(), transposed }
+        Self { inputs, outputs, groups, transposed }
     }
 
     /// These channels behind a change, still on the supernet's axes.
     pub(super) fn at(&self, adaptation: &Adaptation<'_>) -> Self {
-        self.map(|axis| adaptation.axis(axis))
+        let groups = match &self.groups {
+            Groups::Some { groups, in_group } => {
+                let [groups, in_group] = [groups, in_group].map(|axis| Box::new(adaptation.axis(axis)));
+                Groups::Some { groups, in_group }
+            }
+            other => other.clone(),
+        };
+        let [inputs, outputs] = [&self.inputs, &self.outputs].map(|axis| adaptation.axis(axis));
+        Self { inputs, outputs, groups, transposed: self.transposed }
     }
 
     /// As the changed layer keeps them.
-    pub(super) fn kept(&self, adaptation: &Adaptation<'_>) -> Self {
-        self.map(|axis| adaptation.kept(axis.clone()))
-    }
-
-    fn map(&self, change: impl Fn(&Axis) -> Axis) -> Self {
-        Self {
-            inputs: change(&self.inputs),
-            outputs: change(&self.outputs),
-            groups: change(&self.groups),
-            in_group: change(&self.in_group),
-            transposed: self.transposed,
-        }
+    pub(super) fn kept(self, adaptation: &Adaptation<'_>) -> Self {
+        let groups = match self.groups {
+            Groups::Some { groups, in_group } => {
+                let [groups, in_group] = [groups, in_group].map(|axis| Box::new(adaptation.kept(*axis)));
+                Groups::Some { groups, in_group }
+            }
+            other => other,
+        };
+        let [inputs, outputs] = [self.inputs, self.outputs].map(|axis| adaptation.kept(axis));
+        Self { inputs, outputs, groups, transposed: self.transposed }
     }
 
     /// The numbers of input and output channels in use.
@@ -71,7 +94,11 @@ impl Channels {
 
     /// The number of groups in use.
     pub(super) fn groups(&self) -> usize {
-        self.groups.len()
+        match &self.groups {
+            Groups::One => 1,
+            Groups::Depthwise => self.inputs.len(),
+            Groups::Some { groups, .. } => groups.len(),
+        }
     }
 
     /// Checks an input's number of channels.
@@ -93,13 +120,20 @@ impl Channels {
             got[..2] == expected,
             "{layer} [{self}]: expected a weight of shape {expected:?} x kernel, got {got:?}"
         );
-        let expected = self.groups.len();
+        let expected = self.groups();
         assert!(groups == expected, "{layer} [{self}]: expected {expected} groups, got {groups}");
     }
 
     /// The first two axes of the weight.
     fn weight(&self) -> [&Axis; 2] {
-        [if self.transposed { &self.inputs } else { &self.outputs }, &self.in_group]
+        let (first, other) =
+            if self.transposed { (&self.inputs, &self.outputs) } else { (&self.outputs, &self.inputs) };
+        let in_group = match &self.groups {
+            Groups::One => other,
+            Groups::Depthwise => Axis::one(),
+            Groups::Some { in_group, .. } => in_group,
+        };
+        [first, in_group]
     }
 
     /// All axes of a weight. Those of the kernel are never elastic.

@@ -1,0 +1,150 @@
+//! Stencils with their weights, applied to maps.
+
+use crate::buffer::{Buffer, take};
+use crate::depthwise::{Filter, Rows};
+use crate::geometry::{Frame, Geometry, Stencil};
+use crate::simd::run;
+use crate::tiles::{Packed, Products};
+
+/// Pixels that are worked on together: of a pointwise convolution a unit, of others a part of a map. Twice as many with
+/// large weights, which are read again for each.
+pub(crate) fn pixels_together(geometry: &Geometry) -> usize {
+    if geometry.channels_in * geometry.channels_out * geometry.taps() < LARGE { 128 } else { 256 }
+}
+
+/// Numbers of large weights.
+const LARGE: usize = 1 << 17;
+
+/// A frame with room for a map; the map itself, if that is its own frame.
+pub(crate) struct Framed {
+    frame: Frame,
+    channels: usize,
+    buffer: Buffer,
+}
+
+impl Framed {
+    pub fn new(frame: Frame, channels: usize) -> Self {
+        if frame.is_map() {
+            return Self { frame, channels, buffer: Buffer::default() };
+        }
+        let mut buffer = take(frame.pixels() * channels);
+        frame.clear(channels, &mut buffer);
+        Self { frame, channels, buffer }
+    }
+
+    pub fn of<'a>(&'a mut self, map: &'a [f32]) -> &'a [f32] {
+        if self.frame.is_map() {
+            return map;
+        }
+        self.frame.fill(self.channels, map, &mut self.buffer);
+        &self.buffer
+    }
+}
+
+/// A dense stencil with its weights.
+pub(crate) struct Dense {
+    weights: Packed,
+    bases: Vec<usize>,
+    places: Vec<usize>,
+    runs: Vec<(usize, usize)>,
+    together: usize,
+}
+
+impl Dense {
+    /// From frames of `channels[0]` to maps of `channels[1]`, with rows of `columns`; `weight` takes the channels and the
+    /// element of the kernel.
+    fn new(
+        stencil: &Stencil,
+        together: usize,
+        channels: [usize; 2],
+        columns: [usize; 2],
+        weight: impl Fn([usize; 2], usize) -> f32,
+    ) -> Self {
+        let [source, target] = channels;
+        let depth = stencil.taps.len() * source;
+        let weights = Packed::new(target, depth, |channel, place| {
+            weight([place % source, channel], stencil.taps[place / source].number)
+        });
+        Self {
+            weights,
+            bases: stencil.sources(columns[0], source),
+            places: stencil.places(columns[1], target),
+            runs: stencil.runs(columns[0], source),
+            together,
+        }
+    }
+
+    /// Writes a unit's target; of a pointwise convolution, which may be shorter, the first pixels.
+    fn apply(&self, bias: Option<&[f32]>, source: &[f32], pixels: usize, target: &mut [f32]) {
+        let pixels = pixels.min(self.bases.len());
+        let Self { weights, bases, places, runs, together } = self;
+        for (bases, places) in bases[..pixels].chunks(*together).zip(places[..pixels].chunks(*together)) {
+            run(Products { weights, bias, source, bases, runs, target, places });
+        }
+    }
+}
+
+/// A convolution's weight, as a part of a larger one has it.
+#[derive(Clone, Copy)]
+pub(crate) struct Weight<'a> {
+    pub data: &'a [f32],
+    /// Numbers from an output channel to the next.
+    pub row: usize,
+}
+
+/// A stencil with its weights.
+pub(crate) enum Applied {
+    Dense(Dense),
+    Depthwise { rows: Rows, weights: Buffer, bias: Option<Buffer> },
+}
+
+impl Applied {
+    pub fn forward(geometry: &Geometry, weight: Weight<'_>, bias: Option<&[f32]>) -> Self {
+        let columns = [geometry.input_frame().columns(), geometry.output[1]];
+        if geometry.depthwise {
+            let rows = Rows::new(&geometry.forward(), geometry.channels_in, columns[0], columns[1]);
+            let (weights, bias) = (rows.pack_weights(weight), bias.map(|bias| rows.pack_channels(bias)));
+            return Self::Depthwise { rows, weights, bias };
+        }
+        let stencil = forward_stencil(geometry);
+        let (channels, taps) = ([geometry.channels_in, geometry.channels_out], geometry.taps());
+        Self::Dense(Dense::new(&stencil, pixels_together(geometry), channels, columns, |[input, output], tap| {
+            weight.data[output * weight.row + input * taps + tap]
+        }))
+    }
+
+    /// From the output's gradient to the input's: one for every phase.
+    pub fn backward(geometry: &Geometry, weight: Weight<'_>) -> Vec<Self> {
+        let columns = [geometry.grad_frame().columns(), geometry.input[1]];
+        let (channels, taps) = ([geometry.channels_out, geometry.channels_in], geometry.taps());
+        let stencils = match geometry.is_pointwise() {
+            true => vec![Stencil::pointwise(pixels_together(geometry))],
+            false => geometry.backward(),
+        };
+        let applied = stencils.iter().filter(|stencil| !stencil.taps.is_empty()).map(|stencil| {
+            if geometry.depthwise {
+                let rows = Rows::new(stencil, channels[0], columns[0], columns[1]);
+                let weights = rows.pack_weights(weight);
+                return Self::Depthwise { rows, weights, bias: None };
+            }
+            Self::Dense(Dense::new(stencil, pixels_together(geometry), channels, columns, |[output, input], tap| {
+                weight.data[output * weight.row + input * taps + tap]
+            }))
+        });
+        applied.collect()
+    }
+
+    pub fn apply(&self, bias_of_dense: Option<&[f32]>, source: &[f32], pixels: usize, target: &mut [f32]) {
+        match self {
+            Self::Dense(dense) => dense.apply(bias_of_dense, source, pixels, target),
+            Self::Depthwise { rows, weights, bias } => {
+                run(Filter { rows, weights, bias: bias.as_deref(), source, target });
+            }
+        }
+    }
+}
+
+/// What outputs read; of a pointwise convolution, those of a unit.
+pub(crate) fn forward_stencil(geometry: &Geometry) -> Stencil {
+    if geometry.is_pointwise() { Stencil::pointwise(pixels_together(geometry)) } else { geometry.forward() }
+}
