@@ -39,6 +39,7 @@ fn expand(mut input: DeriveInput) -> syn::Result<TokenStream> {
     };
     Ok(quote! {
         impl #impl_generics ::elastic_layers::Elastic for #name #type_generics #where_clause {
+            #[inline]
             fn adapt(&self, adaptation: &::elastic_layers::Adaptation<'_>) -> Self {
                 match self { #adapt }
             }

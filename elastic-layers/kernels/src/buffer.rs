@@ -25,6 +25,9 @@ const LEAST_LINES: usize = 1 << 10;
 /// The most pieces that a thread keeps.
 const SPARE_PIECES: usize = 64;
 
+/// Of fewer lines, it is not worth while to know which are zeros.
+const LEAST_RECORDED: usize = 1 << 5;
+
 /// Lines that may always be kept.
 const SPARE_LINES: usize = 1 << 18;
 
@@ -40,7 +43,7 @@ struct Line([f32; LINE]);
 pub(crate) struct Buffer {
     lines: Vec<Line>,
     length: usize,
-    /// Whether the pool has a record of it.
+    /// Whether it is known around which corner there are zeros.
     is_recorded: bool,
 }
 
@@ -91,13 +94,20 @@ pub(crate) fn zeros(length: usize) -> Buffer {
 /// Zeros around a corner, in which there may be any numbers. What was so before, and nothing has written to since, is not
 /// cleared again.
 pub(crate) fn zeros_around(corner: Corner) -> Buffer {
-    if corner.is_whole() {
-        return take(corner.numbers());
-    }
     let length = corner.numbers();
-    let Some((lines, written)) = pool().take_recorded(corner) else { return zeros(length) };
-    let mut buffer = Buffer { lines, length, is_recorded: false };
-    written.clear_outside(corner, &mut buffer);
+    if corner.is_whole() {
+        return take(length);
+    }
+    let lines = length.div_ceil(LINE);
+    if lines < LEAST_RECORDED {
+        return zeros(length);
+    }
+    let (lines, written) = pool().take_recorded(corner.whole, lines);
+    let mut buffer = Buffer { lines, length, is_recorded: true };
+    match written {
+        Some(written) => written.clear_outside(corner, &mut buffer),
+        None => buffer.fill(0.0),
+    }
     buffer
 }
 
@@ -133,10 +143,9 @@ impl Buffer {
     }
 
     /// As memory of a tensor whose numbers are zeros around a corner: [`corner_of`] tells it until they are written to.
-    pub fn into_bytes_around(mut self, corner: Corner) -> Bytes {
+    pub fn into_bytes_around(self, corner: Corner) -> Bytes {
         debug_assert_eq!(corner.numbers(), self.length);
-        if self.lines.len() >= LEAST_LINES && !corner.is_whole() {
-            self.is_recorded = true;
+        if self.is_recorded {
             pool().records.insert(self.as_ptr().addr(), Some(corner));
         }
         self.into_bytes()
@@ -145,12 +154,17 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.lines.len() < LEAST_LINES {
-            return give_spare(std::mem::take(&mut self.lines));
+        let address = self.as_ptr().addr();
+        let lines = std::mem::take(&mut self.lines);
+        if self.is_recorded {
+            let mut pool = pool();
+            let corner = pool.records.remove(&address).flatten();
+            pool.give(lines, corner);
+        } else if lines.len() < LEAST_LINES {
+            give_spare(lines);
+        } else {
+            pool().give(lines, None);
         }
-        let mut pool = pool();
-        let corner = if self.is_recorded { pool.records.remove(&self.as_ptr().addr()).flatten() } else { None };
-        pool.give(Free { lines: std::mem::take(&mut self.lines), corner });
     }
 }
 
@@ -208,16 +222,11 @@ impl AllocationController for Buffer {
     }
 }
 
-/// Memory that nothing uses.
-struct Free {
-    lines: Vec<Line>,
-    /// The corner around which its numbers are zeros, if it is known.
-    corner: Option<Corner>,
-}
-
 /// What is free, and how much is in use, in lines.
 struct Pool {
-    free: Vec<Free>,
+    free: Vec<Vec<Line>>,
+    /// By the size of their matrices: numbers that are zeros around a corner, and it.
+    recorded: HashMap<[usize; 2], Vec<(Vec<Line>, Corner)>>,
     free_lines: usize,
     used_lines: usize,
     /// The most that was in use, recently: between two steps of training it is next to nothing.
@@ -229,40 +238,51 @@ struct Pool {
 
 fn pool() -> MutexGuard<'static, Pool> {
     static POOL: LazyLock<Mutex<Pool>> = LazyLock::new(|| {
-        Mutex::new(Pool { free: Vec::new(), free_lines: 0, used_lines: 0, most_lines: 0, records: HashMap::new() })
+        Mutex::new(Pool {
+            free: Vec::new(),
+            recorded: HashMap::new(),
+            free_lines: 0,
+            used_lines: 0,
+            most_lines: 0,
+            records: HashMap::new(),
+        })
     });
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
-    /// At least so many lines, and not many more: rather those that no corner is known of.
+    /// At least so many lines, and not many more.
     fn take(&mut self, lines: usize) -> Vec<Line> {
-        let fits = |free: &(usize, &Free)| free.1.lines.len() >= lines && free.1.lines.len() <= lines + lines / 8;
-        let order = |free: &(usize, &Free)| (free.1.corner.is_some(), free.1.lines.len());
-        let best = self.free.iter().enumerate().filter(fits).min_by_key(order).map(|(place, _)| place);
-        match best {
-            Some(place) => self.take_free(place).lines,
-            None => {
-                self.make_room(lines);
-                self.count(lines);
-                vec![Line([0.0; LINE]); lines]
+        let fits = |free: &(usize, &Vec<Line>)| free.1.len() >= lines && free.1.len() <= lines + lines / 8;
+        let best = self.free.iter().enumerate().filter(fits).min_by_key(|(_, free)| free.len()).map(|(place, _)| place);
+        let found = match best {
+            Some(place) => {
+                let found = self.free.swap_remove(place);
+                self.free_lines -= found.len();
+                found
             }
-        }
-    }
-
-    /// Memory for a matrix, and the corner of it around which there are zeros.
-    fn take_recorded(&mut self, corner: Corner) -> Option<(Vec<Line>, Corner)> {
-        let is_same = |free: &Free| free.corner.is_some_and(|known| known.whole == corner.whole);
-        let place = self.free.iter().position(is_same)?;
-        let Free { lines, corner } = self.take_free(place);
-        Some((lines, corner?))
-    }
-
-    fn take_free(&mut self, place: usize) -> Free {
-        let found = self.free.swap_remove(place);
-        self.free_lines -= found.lines.len();
-        self.count(found.lines.len());
+            None => self.allocate(lines),
+        };
+        self.count(found.len());
         found
+    }
+
+    /// Memory for a matrix, and the corner of it around which there are zeros, if there is such memory.
+    fn take_recorded(&mut self, whole: [usize; 2], lines: usize) -> (Vec<Line>, Option<Corner>) {
+        let (found, corner) = match self.recorded.get_mut(&whole).and_then(Vec::pop) {
+            Some((found, corner)) => {
+                self.free_lines -= found.len();
+                (found, Some(corner))
+            }
+            None => (self.allocate(lines), None),
+        };
+        self.count(found.len());
+        (found, corner)
+    }
+
+    fn allocate(&mut self, lines: usize) -> Vec<Line> {
+        self.make_room(lines);
+        vec![Line([0.0; LINE]); lines]
     }
 
     fn count(&mut self, lines: usize) {
@@ -270,10 +290,16 @@ impl Pool {
         self.most_lines = self.most_lines.max(self.used_lines);
     }
 
-    fn give(&mut self, free: Free) {
-        self.used_lines = self.used_lines.saturating_sub(free.lines.len());
-        self.free_lines += free.lines.len();
-        self.free.push(free);
+    fn give(&mut self, lines: Vec<Line>, corner: Option<Corner>) {
+        self.used_lines = self.used_lines.saturating_sub(lines.len());
+        if corner.is_none() && lines.len() < LEAST_LINES {
+            return;
+        }
+        self.free_lines += lines.len();
+        match corner {
+            Some(corner) => self.recorded.entry(corner.whole).or_default().push((lines, corner)),
+            None => self.free.push(lines),
+        }
     }
 
     /// Gives memory back before more is asked for: so much that there is at most half as much again as was in use at
@@ -283,7 +309,11 @@ impl Pool {
         let most = (self.used_lines + lines).max(self.most_lines);
         let most = most + most / 2 + SPARE_LINES;
         while self.used_lines + self.free_lines + lines > most && !self.free.is_empty() {
-            self.free_lines -= self.free.swap_remove(0).lines.len();
+            self.free_lines -= self.free.swap_remove(0).len();
+        }
+        if self.used_lines + self.free_lines + lines > most {
+            let recorded = std::mem::take(&mut self.recorded);
+            self.free_lines -= recorded.into_values().flatten().map(|(lines, _)| lines.len()).sum::<usize>();
         }
     }
 }

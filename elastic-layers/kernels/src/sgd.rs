@@ -51,7 +51,7 @@ impl SgdStep {
         let rows = corner.map_or(all, Rows::of);
         let [weight, velocity] = [weight, velocity].map(|numbers| &mut numbers[..rows.length]);
         let part = |weight, gradient, velocity| simd::run(Part { step: self, scale, rows, weight, gradient, velocity });
-        if rows.length <= CHUNK {
+        if rows.numbers() <= CHUNK {
             part(weight, gradient, velocity);
             return corner;
         }
@@ -91,9 +91,14 @@ impl Rows {
         Self { length: rows * row, row: row_length, columns }
     }
 
-    /// Numbers in a task.
+    /// Those that count.
+    fn numbers(&self) -> usize {
+        self.length / self.row * self.columns + (self.length % self.row).min(self.columns)
+    }
+
+    /// Numbers of the rows in a task.
     fn task(&self) -> usize {
-        (CHUNK / self.row).max(1) * self.row
+        (CHUNK / self.columns).max(1) * self.row
     }
 }
 
@@ -105,7 +110,7 @@ fn square_sum(numbers: &[f32], rows: Rows) -> f64 {
         sums.iter().map(|sum| f64::from(*sum)).sum::<f64>()
     };
     let numbers = &numbers[..rows.length];
-    if numbers.len() <= CHUNK {
+    if rows.numbers() <= CHUNK {
         return part(numbers);
     }
     numbers.par_chunks(rows.task()).map(part).collect::<Vec<_>>().into_iter().sum()

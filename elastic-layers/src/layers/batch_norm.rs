@@ -77,7 +77,7 @@ pub struct ElasticBatchNorm {
     features: Axis,
     /// The features that the running statistics are of, if not of all of the supernet's.
     #[module(skip)]
-    known: Option<Axis>,
+    known: Option<Box<Axis>>,
     #[module(skip)]
     statistics: Statistics,
     #[module(skip)]
@@ -180,7 +180,7 @@ impl ElasticBatchNorm {
 
     /// The features that the running statistics are of.
     fn known(&self) -> Axis {
-        self.known.clone().unwrap_or_else(|| self.features.size().clone().into())
+        self.known.as_deref().cloned().unwrap_or_else(|| self.features.size().clone().into())
     }
 
     /// Running mean and variance of the features in use, on their own. A feature that has none yet gets Burn's initial ones: a
@@ -198,7 +198,7 @@ impl ElasticBatchNorm {
     /// The same layer with running statistics of its own, of the features in use.
     fn with_own_statistics(self) -> Self {
         let [running_mean, running_var] = self.own_statistics();
-        Self { running_mean, running_var, known: Some(self.features.clone()), ..self }
+        Self { running_mean, running_var, known: Some(Box::new(self.features.clone())), ..self }
     }
 }
 
@@ -294,10 +294,9 @@ impl Elastic for ElasticBatchNorm {
             Change::Statistics(statistics) => statistics,
             Change::Name => self.statistics,
         };
-        let [gamma, beta] = [&self.gamma, &self.beta].map(|param| adaptation.param(param, [&features]));
         let changed = Self {
-            gamma,
-            beta,
+            gamma: adaptation.param(&self.gamma, [&features]),
+            beta: adaptation.param(&self.beta, [&features]),
             training: self.training.clone(),
             running_mean: self.running_mean.clone(),
             running_var: self.running_var.clone(),

@@ -70,12 +70,20 @@ impl Channels {
             }
             other => other.clone(),
         };
-        let [inputs, outputs] = [&self.inputs, &self.outputs].map(|axis| adaptation.axis(axis));
-        Self { inputs, outputs, groups, transposed: self.transposed }
+        Self {
+            inputs: adaptation.axis(&self.inputs),
+            outputs: adaptation.axis(&self.outputs),
+            groups,
+            transposed: self.transposed,
+        }
     }
 
     /// As the changed layer keeps them.
     pub(super) fn kept(self, adaptation: &Adaptation<'_>) -> Self {
+        if !matches!(adaptation.change(), Change::Materialize(_)) {
+            // `select` has no time to spare for moving axes.
+            return self;
+        }
         let groups = match self.groups {
             Groups::Some { groups, in_group } => {
                 let [groups, in_group] = [groups, in_group].map(|axis| Box::new(adaptation.kept(*axis)));
