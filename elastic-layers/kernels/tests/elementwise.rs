@@ -50,6 +50,25 @@ fn sum_outcome(
     [values(output), first, second]
 }
 
+#[test]
+fn both_uses_of_a_map_have_their_gradients() {
+    let _process = process();
+    let device = Device::flex().autodiff();
+    let shape = [3, 5, 4, 7];
+    for layout in LAYOUTS {
+        let run = |fork: fn(Tensor<4>) -> [Tensor<4>; 2]| {
+            let [source, x] = laid_out(1, shape, layout, &device, |x| x);
+            // As a layer leaves it in memory.
+            let [first, second] = fork(elastic_kernels::add_relu(x.clone(), x));
+            let [one, two] = [first, second].map(|x| x * 2.0);
+            let grads =
+                (one.clone() * tensor(2, shape, &device) + two.clone() * tensor(3, shape, &device)).sum().backward();
+            [values(one), values(two), values(source.grad(&grads).unwrap())]
+        };
+        assert_eq!(run(elastic_kernels::fork), run(|x| [x.clone(), x]), "{layout:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

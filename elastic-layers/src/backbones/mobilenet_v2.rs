@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use elastic_kernels::{Activation, add};
+use elastic_kernels::{Activation, add, fork};
 use serde::{Deserialize, Serialize};
 
 use super::parts::{ConvNorm, conv, depthwise, pooled};
@@ -184,12 +184,18 @@ impl InvertedResidual {
     }
 
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        let x = match &self.expand {
-            Some(expand) => expand.forward(input.clone()),
-            None => input.clone(),
+        let through = |x: Tensor<4>| {
+            let x = match &self.expand {
+                Some(expand) => expand.forward(x),
+                None => x,
+            };
+            self.project.forward(self.filter.forward(x))
         };
-        let x = self.project.forward(self.filter.forward(x));
-        if self.shortcut { add(input, x) } else { x }
+        if !self.shortcut {
+            return through(input);
+        }
+        let [x, shortcut] = fork(input);
+        add(shortcut, through(x))
     }
 }
 

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::tensor::{Device, Tensor};
-use elastic_kernels::{Activation, add_relu};
+use elastic_kernels::{Activation, add_relu, fork};
 use serde::{Deserialize, Serialize};
 
 use super::parts::{ConvNorm, conv, padding, pooled};
@@ -224,8 +224,9 @@ impl Residual {
             Some(layer) => layer.forward(x),
             None => x,
         };
-        let x = through(&self.conv3, self.conv2.forward(self.conv1.forward(input.clone())));
-        add_relu(x, through(&self.downsample, input))
+        let [x, shortcut] = fork(input);
+        let x = through(&self.conv3, self.conv2.forward(self.conv1.forward(x)));
+        add_relu(x, through(&self.downsample, shortcut))
     }
 }
 
