@@ -156,7 +156,8 @@ fn steps_on_parts<O: Optimizer>(
         let x = tensor(seed, [2, inputs, 3, 3], &device);
         let part = Part::new(leaf.clone(), [outputs, inputs, 1, 1]);
         let loss = conv2d(x, part, None, ConvOptions::new([1; 2], [0; 2], [1; 2], 1)).powi_scalar(2).sum();
-        let gradient = change(leaf.grad(&loss.backward()).expect("a gradient"));
+        // Alone, so that it can be changed in place.
+        let gradient = change(leaf.grad_remove(&mut loss.backward()).expect("a gradient"));
         (weight, state) = optimizer.step(1e-3, weight, gradient, state);
         after.push(values(weight.clone()).into_iter().map(f32::to_bits).collect());
     }
