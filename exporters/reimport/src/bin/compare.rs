@@ -29,7 +29,10 @@ fn main() -> anyhow::Result<()> {
     for (name, run) in NETWORKS {
         let difference = compare(&files.join(format!("{name}.json")), *run).with_context(|| (*name).to_owned())?;
         println!("{name}: relative difference {difference:.1e}");
-        ensure!(difference <= TOLERANCE, "{name}: expected a difference of at most {TOLERANCE:e}, found {difference:e}");
+        ensure!(
+            difference <= TOLERANCE,
+            "{name}: expected a difference of at most {TOLERANCE:e}, found {difference:e}"
+        );
     }
     Ok(())
 }

@@ -28,7 +28,11 @@ fn main() -> anyhow::Result<()> {
             .load_strategy(LoadStrategy::File)
             .run_from_cli();
         let module = name.replace('-', "_");
-        writeln!(modules, "#[allow(missing_docs, clippy::all)]\nmod {module} {{ include!({:?}); }}", sources.join(format!("{name}.rs")))?;
+        writeln!(
+            modules,
+            "#[allow(dead_code, missing_docs, clippy::all)]\nmod {module} {{ include!({:?}); }}",
+            sources.join(format!("{name}.rs"))
+        )?;
         writeln!(
             list,
             "({name:?}, |data, device| {module}::Model::from_file({:?}, device).forward(Tensor::from_data(data, device)).into_data()),",
