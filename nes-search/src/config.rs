@@ -299,6 +299,10 @@ fn comment(name: &str) -> Option<&'static str> {
             "Whether the learning rate is multiplied by s / (1 + s), s being the gradient's signal-to-noise ratio."
         }
         "search.nes.average" => "Share of the iterations, the last ones, whose mean H is found; 0 for the last H.",
+        "search.nes.choice" => {
+            "Share of the evaluations that is kept for scoring the best candidates of the last half of the iterations, and \
+             that mean, again: the best by all these losses is found; 0 for the mean itself."
+        }
         "search.nes.learning_rate" => "Learning rate of H in the beginning; it falls linearly to 0.",
         "search.nes.momentum" => "Weight of the past in the running mean of the gradients of H.",
         "search.evaluation_batch" => "Evaluation images that all candidates of an NES iteration are scored on.",

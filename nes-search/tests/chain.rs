@@ -59,7 +59,31 @@ fn run_leaves_a_checked_comparison_and_a_file_that_every_runtime_agrees_on() {
     check_export(folder.path(), &out);
     check_refused_export(folder.path(), &out);
     check_fidelity(folder.path(), &out);
+    check_compare(folder.path());
     check_with_python(&out);
+}
+
+/// Searchers on the weights of the search, the same twice.
+fn check_compare(folder: &Path) {
+    let arguments = ["compare", "a run", "--evaluations", "100", "--seeds", "2", "--searchers", "nes,uniform-channel"];
+    let table = String::from_utf8(command(&arguments, folder).stdout).expect("text");
+    let printed = || command(&[&arguments[..], &["--json"]].concat(), folder).stdout;
+    let first = printed();
+    assert_eq!(first, printed());
+    let rows: Value = serde_json::from_slice(&first).expect("JSON");
+    for (row, name) in rows.as_array().expect("rows").iter().zip(["nes", "uniform-channel"]) {
+        assert!(row["searcher"] == name && table.contains(name), "{row}, {table}");
+        let list = |field: &str| row[field].as_array().expect("a list").iter().map(|value| value.as_f64()).collect();
+        let (losses, shares, evaluations): (Vec<_>, Vec<_>, Vec<_>) =
+            (list("losses"), list("shares"), list("evaluations"));
+        assert_eq!(losses.len(), 2);
+        let mean = losses.iter().flatten().sum::<f64>() / 2.0;
+        assert!(table.contains(&format!("{mean:.4}")), "{mean} in: {table}");
+        assert!(shares.iter().flatten().all(|share| (LEAST_SHARE..=1.0).contains(share)), "{row}");
+        assert!(evaluations.iter().flatten().all(|&count| count <= 100.0), "{row}");
+        // The rescaling has no randomness; NES has.
+        assert_eq!(losses[0] == losses[1], name == "uniform-channel", "{row}");
+    }
 }
 
 /// Pairs of losses and accuracies, of which more can be had later.

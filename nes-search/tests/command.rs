@@ -185,15 +185,19 @@ fn a_directory_without_a_run() {
 }
 
 #[test]
-fn the_fidelity_of_a_search_that_is_not_over() {
+fn what_is_known_of_a_search_that_is_not_over() {
     let directory = tempdir().unwrap();
     let run = directory.path().join("mine");
     fs::create_dir(&run).unwrap();
     fs::write(run.join("config.toml"), Config::preset(Preset::Smoke).to_toml()).unwrap();
-    let message = refused(&["fidelity", "mine"], directory.path());
-    assert_tells(&message, &["mine", "expected the directory of a finished search", "search.json"]);
+    for command in ["fidelity", "compare"] {
+        let message = refused(&[command, "mine"], directory.path());
+        assert_tells(&message, &["mine", "expected the directory of a finished search", "search.json"]);
+    }
     fs::write(run.join("search.json"), "{}").unwrap();
-    assert_tells(&refused(&["fidelity", "mine"], directory.path()), &["mine", "expected a checkpoint", "found none"]);
+    for command in ["fidelity", "compare"] {
+        assert_tells(&refused(&[command, "mine"], directory.path()), &["mine", "expected a checkpoint", "found none"]);
+    }
     fs::write(run.join("fidelity.json"), "{").unwrap();
     assert_eq!(command(&["fidelity", "mine", "--architectures", "1"], directory.path()).status.code(), Some(2));
     assert_eq!(fs::read_to_string(run.join("fidelity.json")).unwrap(), "{");

@@ -152,7 +152,7 @@ struct StateFile {
     blake3: BTreeMap<String, String>,
 }
 
-const KIND: Kind = Kind { format: "nes-search/checkpoint", version: 8 };
+const KIND: Kind = Kind { format: "nes-search/checkpoint", version: 9 };
 const STATE: &str = "state.json";
 const SUPERNET: &str = "supernet.bpk";
 const WEIGHT_OPTIMIZER: &str = "weight-optimizer.bpk";

@@ -24,8 +24,8 @@ pub struct Compared {
 
 impl<M: Backbone + 'static> Search<'_, M> {
     /// Lets a searcher spend evaluations on the shared weights as they are, as after [`resume`](Self::resume) of a search
-    /// that is over. It starts at the best uniform rescaling of channels and resolution by one batch, whose evaluations
-    /// it spends too. The seed decides the batches, one for each round, and the searcher's random stream. Nothing, if
+    /// that is over. It starts at the best uniform rescaling of channels, resolution and depth by one batch, whose
+    /// evaluations it spends too. The seed decides the batches, one for each round, and the searcher's random stream. Nothing, if
     /// interrupted.
     ///
     /// # Errors
@@ -41,7 +41,7 @@ impl<M: Backbone + 'static> Search<'_, M> {
         let mut order = EpochSampler::new(self.task.evaluation.len(), order_seed);
         let size = self.settings.evaluation_batch;
         let mut batch = move || order.next_batch(size).to_vec();
-        let rescalings = baselines::uniform_joint(self.task.blueprint.space(), &self.projection)?;
+        let rescalings = baselines::uniform_all(self.task.blueprint.space(), &self.projection)?;
         let losses = self.score(&rescalings, &[batch()])?;
         let start = &rescalings[least_finite(&losses).ok_or(SearchError::Diverged)?];
         let mut spent = rescalings.len();
@@ -67,5 +67,37 @@ impl<M: Backbone + 'static> Search<'_, M> {
         let loss = self.score(std::slice::from_ref(&architecture), &all)?[0];
         let share = projection.share(&architecture)?;
         Ok(Some(Compared { architecture, share, loss, evaluations: spent }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::search::test_setting::Setting;
+
+    #[test]
+    fn searchers_get_the_same_weights_and_batches_and_no_evaluation_more() {
+        let setting = Setting::new(0.25);
+        let mut search = setting.search(|_| ());
+        let mut compare =
+            |searcher, seed| search.compare(searcher, 200, seed, &mut ()).expect("no error").expect("not interrupted");
+        for searcher in SearcherName::ALL {
+            let one = compare(searcher, 1);
+            assert!((0.98..=1.0).contains(&one.share), "{searcher}: {}", one.share);
+            assert!(one.evaluations <= 200, "{searcher}: {}", one.evaluations);
+            // Cross-entropy over ten equal scores and one that is larger, of images of the ten.
+            let resolution = one.architecture.get("resolution").expect("a dimension");
+            let expected = (10.0 + (0.2 * (resolution as f64 - 14.0)).exp()).ln();
+            assert!((one.loss - expected).abs() < 1e-4, "{searcher}: {}, expected {expected}", one.loss);
+            let again = compare(searcher, 1);
+            assert_eq!((again.architecture, again.loss), (one.architecture, one.loss), "{searcher}");
+            match searcher {
+                SearcherName::UniformChannel => assert_eq!(resolution, 28),
+                SearcherName::Nes | SearcherName::Random | SearcherName::Evolution | SearcherName::UniformJoint => {
+                    assert_eq!(resolution, 14, "{searcher}: fewest pixels have the least loss");
+                }
+                _ => {}
+            }
+        }
     }
 }

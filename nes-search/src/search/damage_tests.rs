@@ -176,9 +176,9 @@ fn a_checkpoint_of_another_version_is_refused_with_the_reason() {
     let checkpoint = directory.path().join("checkpoints/00000700");
     fs::create_dir_all(&checkpoint).unwrap();
     for (text, parts) in [
-        (include_str!("checkpoint_version_5.json"), ["expected version 8, found version 5", "other", "began"]),
-        (r#"{"format": "other", "version": 8}"#, ["nes-search/checkpoint", "found other", "state.json"]),
-        (r#"{"version": 8}"#, ["missing field `format`", "state.json", "nes-search/checkpoint"]),
+        (include_str!("checkpoint_version_5.json"), ["expected version 9, found version 5", "other", "began"]),
+        (r#"{"format": "other", "version": 9}"#, ["nes-search/checkpoint", "found other", "state.json"]),
+        (r#"{"version": 9}"#, ["missing field `format`", "state.json", "nes-search/checkpoint"]),
     ] {
         fs::write(checkpoint.join("state.json"), text).unwrap();
         let error = resumed(&setting, directory.path()).expect_err("another version");

@@ -2,9 +2,11 @@
 
 mod chance;
 mod checkpoint;
+mod choice;
 mod compare;
 #[cfg(test)]
 mod damage_tests;
+mod error;
 mod fidelity;
 mod history;
 mod scoring;
@@ -21,25 +23,24 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use elastic_layers::{
-    Architecture, ArchitectureError, Backbone, CostError, DimKind, ElasticDim, SearchSpace, SpaceError,
-};
+use elastic_layers::{Architecture, Backbone, DimKind, ElasticDim, SearchSpace};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Batch, DataError, EpochSampler, Feed, ImageSet, Normalization, Plan, batches};
+use crate::data::{Batch, DataError, EpochSampler, Feed, ImageSet, Normalization, Plan};
 use crate::estimator::normal;
 use crate::observer::{Observer, Progress};
-use crate::projection::{LEAST_SHARE, Projection, ProjectionError};
+use crate::projection::{Projection, ProjectionError};
 use crate::rng::{Stream, derived_seed, stream};
-use crate::searchers::{SavedError, Searcher};
-use crate::{Blueprint, Limits, baselines};
+use crate::searchers::Searcher;
+use crate::{Blueprint, Limits};
 
 pub use chance::SharedAccuracy;
 pub use checkpoint::CheckpointError;
 use checkpoint::{Identity, Position, State};
 pub use compare::Compared;
+pub use error::SearchError;
 pub use fidelity::Scored;
 use history::History;
 pub use history::{HISTORY, Iteration, read_history};
@@ -76,55 +77,6 @@ impl<M> Clone for Task<'_, M> {
 }
 
 impl<M> Copy for Task<'_, M> {}
-
-/// Why a search cannot be done.
-#[derive(Debug, thiserror::Error)]
-pub enum SearchError {
-    /// The backbone cannot be built.
-    #[error(transparent)]
-    Space(#[from] SpaceError),
-    /// No architecture meets the budget.
-    #[error(transparent)]
-    Projection(#[from] ProjectionError),
-    /// A cost cannot be found.
-    #[error(transparent)]
-    Cost(#[from] CostError),
-    /// A checkpoint is of another space.
-    #[error(transparent)]
-    Architecture(#[from] ArchitectureError),
-    /// An image cannot be had.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// The searcher's state has no written form.
-    #[error(transparent)]
-    Saved(#[from] SavedError),
-    /// A checkpoint cannot be written or used.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// A split has too few images.
-    #[error("{split} split: expected at least {expected} images, found {found}")]
-    Images {
-        /// Which split.
-        split: &'static str,
-        /// Images that one batch takes.
-        expected: usize,
-        /// Images that there are.
-        found: usize,
-    },
-    /// A budget leaves too few architectures.
-    #[error("architectures at the budget: expected at least {expected} different ones, found {found}")]
-    Few {
-        /// How many were asked for.
-        expected: usize,
-        /// How many were drawn.
-        found: usize,
-    },
-    /// Every architecture's loss is infinite or not a number.
-    #[error(
-        "the shared weights diverged: expected a finite evaluation loss, found none; lower search.sgd.learning_rate"
-    )]
-    Diverged,
-}
 
 /// What a search took.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -412,62 +364,6 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         self.state.position.evaluations += evaluations;
         self.state.position.images += evaluations * batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
         Ok(losses)
-    }
-
-    /// The architecture with the least loss over the whole evaluation split.
-    fn best_of(&mut self, mut architectures: Vec<Architecture>) -> Result<Architecture, SearchError> {
-        let batches: Vec<_> = batches(self.task.evaluation, self.settings.evaluation_batch).collect();
-        let losses = self.score(&architectures, &batches)?;
-        let best = least_finite(&losses).ok_or(SearchError::Diverged)?;
-        Ok(architectures.swap_remove(best))
-    }
-
-    /// The best uniform rescaling of channels and resolution, found once.
-    fn find_uniform_joint(&mut self) -> Result<Architecture, SearchError> {
-        let space = self.task.blueprint.space();
-        if let Some(file) = &self.state.position.uniform_joint {
-            return Ok(space.check(file)?);
-        }
-        let best = self.best_of(baselines::uniform_joint(space, &self.projection)?)?;
-        self.state.position.uniform_joint = Some(best.to_file());
-        Ok(best)
-    }
-
-    /// The best uniform rescaling of channels, resolution and depth; nothing, if interrupted.
-    fn find_start(&mut self, observer: &mut (dyn Observer + Send)) -> Result<Option<Architecture>, SearchError> {
-        // The shared weights are as good at one rescaling as at another, this once.
-        self.find_uniform_joint()?;
-        let rescalings = baselines::uniform_all(self.task.blueprint.space(), &self.projection)?;
-        match self.settings.trials.candidates {
-            0 => Ok(Some(self.best_of(rescalings)?)),
-            _ => self.start_by_trials(&rescalings, observer),
-        }
-    }
-
-    /// The final architecture, which is that of H on the budget or that where H started, and the best uniform rescaling
-    /// of channels and resolution; nothing, if interrupted.
-    fn conclude(
-        &mut self,
-        observer: &mut (dyn Observer + Send),
-    ) -> Result<Option<(Architecture, Architecture)>, SearchError> {
-        let blueprint = self.task.blueprint;
-        let uniform_joint = self.find_uniform_joint()?;
-        let mut finalists = vec![self.state.searcher.found(&self.projection)?];
-        if let Some(start) = &self.state.position.start {
-            let start = blueprint.space().check(start)?;
-            let share = self.projection.share(&start)?;
-            if share >= LEAST_SHARE && !finalists.contains(&start) {
-                finalists.push(start);
-            }
-        }
-        let found = match self.settings.trials.candidates {
-            0 => Some(self.best_of(finalists)?),
-            _ => self.best_by_trials(finalists, observer)?,
-        };
-        let Some(found) = found else { return Ok(None) };
-        let (share, worst) = (self.projection.share(&found)?, self.task.limits.worst(&found)?);
-        assert!(share >= LEAST_SHARE && worst <= 1.0, "a projected architecture takes {share} of the budget, {worst}");
-        Ok(Some((found, uniform_joint)))
     }
 }
 

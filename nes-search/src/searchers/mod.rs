@@ -6,6 +6,7 @@
 
 mod cma_es;
 mod evolution;
+mod finalists;
 mod nes;
 mod netadapt;
 mod random;

@@ -7,6 +7,7 @@ use ndarray::Array2;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::finalists::Finalists;
 use super::{Saved, SavedError, Searcher, centre, levels, spread};
 use crate::budget::Penalty;
 use crate::estimator::{Estimator, Moves, Sampling, normal};
@@ -50,6 +51,10 @@ pub struct NesSettings {
     pub momentum: f64,
     /// Share of the iterations, the last ones, whose mean H is found; 0, the paper's, for the last H.
     pub average: f64,
+    /// Share of the evaluations that is kept for the end: the best candidates of the last half of the iterations are scored
+    /// again, against that mean, and the best by several batches is found. 0, the paper's, for none: where the loss is
+    /// rough, some architectures near H are better than H.
+    pub choice: f64,
     /// The estimator of the gradient.
     pub estimator: Estimator,
     /// How the search is kept at the budget.
@@ -66,6 +71,7 @@ impl Default for NesSettings {
             learning_rate_adaptation: false,
             momentum: 0.5,
             average: 0.3,
+            choice: 0.2,
             estimator: Estimator::antithetic(16),
             constraint: Constraint::Projection,
         }
@@ -83,6 +89,7 @@ impl NesSettings {
             learning_rate_adaptation: false,
             momentum: 0.0,
             average: 0.0,
+            choice: 0.0,
             estimator: Estimator::paper(100),
             constraint: Constraint::Penalty(penalty),
         }
@@ -100,6 +107,7 @@ impl NesSettings {
         check(field("learning_rate"), self.learning_rate, 0.0..=1e3)?;
         check(field("momentum"), self.momentum, 0.0..=0.999)?;
         check(field("average"), self.average, 0.0..=1.0)?;
+        check(field("choice"), self.choice, 0.0..=0.9)?;
         check(field("estimator.samples"), self.estimator.samples, 2..=100_000)?;
         if self.estimator.sampling == Sampling::Antithetic && self.estimator.samples % 2 == 1 {
             let found = self.estimator.samples;
@@ -156,6 +164,9 @@ struct Progress {
     summed: usize,
     ratio: f64,
     step: Option<NesStep>,
+    finalists: Finalists,
+    /// Evaluations of the last choice.
+    choice: usize,
 }
 
 /// Moves H by the NES gradient (equations 6, 7 and 9) of the losses of architectures around it.
@@ -181,10 +192,12 @@ impl NesSearcher {
         settings.check("nes").unwrap_or_else(|error| panic!("{error}"));
         let factors: Vec<f64> =
             spread(projection, settings.sigma).into_iter().map(|sigma| sigma / settings.sigma).collect();
+        let kept = (settings.choice * evaluations as f64) as usize;
+        let iterations = (evaluations - kept) / settings.evaluations();
         let progress = Progress {
             rng,
             iteration: 0,
-            iterations: evaluations / settings.evaluations(),
+            iterations,
             first_factors: factors.clone(),
             factors,
             drawn: Vec::new(),
@@ -193,6 +206,8 @@ impl NesSearcher {
             summed: 0,
             ratio: 0.0,
             step: None,
+            finalists: Finalists::default(),
+            choice: if kept == 0 { 0 } else { evaluations - iterations * settings.evaluations() },
         };
         let params = ArchParams::new(start, &Device::default());
         Self { settings: settings.clone(), params, optimizer: optimizer(settings, projection), progress }
@@ -289,6 +304,29 @@ impl NesSearcher {
         self.settings.learning_rate * self.left() * trust
     }
 
+    /// The mean H of the last iterations.
+    fn centre(&self) -> Vec<f64> {
+        let Progress { sum, summed, .. } = &self.progress;
+        match summed {
+            0 => self.params.values(),
+            _ => sum.iter().map(|sum| sum / *summed as f64).collect(),
+        }
+    }
+
+    /// What the last choice is among, in its next round; all of it is within 0.98 and 1.00 of the budget.
+    fn ask_finalists(&mut self, projection: &Projection<'_>, most: usize) -> Result<Vec<Architecture>, CostError> {
+        if self.progress.choice == 0 {
+            return Ok(Vec::new());
+        }
+        if !self.progress.finalists.begun() {
+            let at = |point: &[f64]| projection.architecture(point).ok().map(|found| levels(&found));
+            let Some(mean) = at(&self.centre()) else { return Ok(Vec::new()) };
+            self.progress.finalists.begin(mean, self.progress.choice, |levels| at(&centre(levels)));
+        }
+        self.progress.asked = self.progress.finalists.ask(most);
+        Ok(self.progress.asked.iter().map(|levels| projection.space().at_levels(levels)).collect())
+    }
+
     fn move_h(&mut self, projection: &Projection<'_>, gradient: &[f64], learning_rate: f64) -> Result<(), CostError> {
         let gradients = self.params.gradient(gradient);
         let params = self.optimizer.step(learning_rate, self.params.clone(), gradients);
@@ -309,7 +347,10 @@ impl NesSearcher {
 
 impl Searcher for NesSearcher {
     fn ask(&mut self, projection: &Projection<'_>, most: usize) -> Result<Vec<Architecture>, CostError> {
-        if self.progress.iteration == self.progress.iterations || self.settings.evaluations() > most {
+        if self.progress.iteration == self.progress.iterations {
+            return self.ask_finalists(projection, most);
+        }
+        if self.settings.evaluations() > most {
             return Ok(Vec::new());
         }
         let h = self.params.values();
@@ -328,6 +369,11 @@ impl Searcher for NesSearcher {
 
     fn tell(&mut self, projection: &Projection<'_>, losses: &[f64]) -> Result<(), CostError> {
         assert_eq!(losses.len(), self.progress.asked.len(), "one loss per architecture");
+        if self.progress.finalists.begun() {
+            self.progress.step = None;
+            self.progress.finalists.tell(losses);
+            return Ok(());
+        }
         let (h, sigma, estimator) = (self.params.values(), self.sigma(), self.settings.estimator);
         let mut losses = losses.to_vec();
         if let Constraint::Penalty(penalty) = self.settings.constraint
@@ -348,6 +394,9 @@ impl Searcher for NesSearcher {
                 Array2::from_shape_fn(shape, |(row, dim)| ends[row][dim] - h[dim])
             }
         };
+        if self.progress.choice > 0 && self.left() <= 0.5 {
+            self.progress.finalists.note(&self.progress.asked[..estimator.samples], &losses);
+        }
         let gradient = estimator.gradient(&moves, &losses, at_h, sigma);
         let mut values = gradient.values.to_vec();
         if let Constraint::Penalty(penalty) = self.settings.constraint
@@ -383,10 +432,9 @@ impl Searcher for NesSearcher {
     }
 
     fn found(&self, projection: &Projection<'_>) -> Result<Architecture, ProjectionError> {
-        let Progress { sum, summed, .. } = &self.progress;
-        match summed {
-            0 => projection.architecture(&self.params()),
-            _ => projection.architecture(&sum.iter().map(|sum| sum / *summed as f64).collect::<Vec<_>>()),
+        match self.progress.finalists.best() {
+            Some(best) => Ok(projection.space().at_levels(best)),
+            None => projection.architecture(&self.centre()),
         }
     }
 

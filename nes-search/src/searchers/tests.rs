@@ -243,3 +243,97 @@ fn any_optimizer_and_scheduler_of_burn_step_h() {
     let after = loss(&projection.architecture(&params.values()).expect("an architecture"));
     assert!(after < 0.5 * before, "Adam under a cosine: from {before} to {after}");
 }
+
+#[test]
+fn the_learning_rate_follows_the_gradients_signal() {
+    let space = space();
+    let limits = limits(&space);
+    let projection = Projection::new(&space, &limits).expect("a feasible budget");
+    let start = projection.project(&space.base().params()).expect("arithmetic");
+    let settings = NesSettings {
+        learning_rate_adaptation: true,
+        choice: 0.0,
+        estimator: Estimator::antithetic(64),
+        ..NesSettings::default()
+    };
+    // The shares of the full learning rate that are taken where losses tell something, and where they do not.
+    let shares = |loss: &mut dyn FnMut(&Architecture) -> f64| {
+        let rng = stream(6, Stream::Perturbations);
+        let mut searcher = NesSearcher::new(&settings, &projection, &start, 10 * 64, rng);
+        let mut mean = None;
+        let mut shares = Vec::new();
+        for iteration in 0..10 {
+            let asked = searcher.ask(&projection, 64).expect("arithmetic");
+            searcher.tell(&projection, &asked.iter().map(&mut *loss).collect::<Vec<_>>()).expect("arithmetic");
+            let step = searcher.step().expect("a step");
+            let ratio = mean.map_or(step.signal_to_noise, |mean: f64| 0.9 * mean + 0.1 * step.signal_to_noise);
+            mean = Some(ratio);
+            let full = 6.0 * (1.0 - f64::from(iteration) / 10.0);
+            assert!((step.learning_rate - full * ratio / (1.0 + ratio)).abs() < 1e-9, "{step:?}");
+            shares.push(step.learning_rate / full);
+        }
+        shares.into_iter().sum::<f64>() / 10.0
+    };
+    let mut noise = stream(8, Stream::Perturbations);
+    let (clear, none) = (shares(&mut loss), shares(&mut |_| crate::estimator::normal(&mut noise)));
+    assert!(clear > 0.7 && none < 0.3, "clear losses {clear}, noise {none}");
+}
+
+#[test]
+fn the_mean_of_the_last_iterations_is_found() {
+    let space = space();
+    let limits = limits(&space);
+    let projection = Projection::new(&space, &limits).expect("a feasible budget");
+    let start = projection.project(&space.base().params()).expect("arithmetic");
+    for (average, counted) in [(0.0, 1), (0.3, 3), (0.5, 5), (1.0, 10)] {
+        let settings = NesSettings { average, choice: 0.0, learning_rate: 12.0, ..NesSettings::default() };
+        let rng = stream(6, Stream::Perturbations);
+        let mut searcher = NesSearcher::new(&settings, &projection, &start, 10 * 16, rng);
+        let mut trajectory = Vec::new();
+        while let asked = searcher.ask(&projection, 16).expect("arithmetic")
+            && !asked.is_empty()
+        {
+            searcher.tell(&projection, &asked.iter().map(loss).collect::<Vec<_>>()).expect("arithmetic");
+            trajectory.push(searcher.params());
+        }
+        assert_eq!(trajectory.len(), 10);
+        let last = &trajectory[10 - counted..];
+        let mean: Vec<f64> =
+            (0..start.len()).map(|dim| last.iter().map(|h| h[dim]).sum::<f64>() / counted as f64).collect();
+        let expected = projection.architecture(&mean).expect("an architecture");
+        assert_eq!(searcher.found(&projection).expect("an architecture"), expected, "average {average}");
+        if counted > 1 {
+            let end = projection.architecture(&trajectory[9]).expect("an architecture");
+            assert_ne!(expected, end, "H moves too little to tell them apart");
+        }
+    }
+}
+
+/// What the default NES does from one seed, as it was when this was written: a change of these numbers is a change of every
+/// search.
+#[test]
+fn the_golden_trajectory() {
+    let space = space();
+    let limits = limits(&space);
+    let projection = Projection::new(&space, &limits).expect("a feasible budget");
+    let mut searcher = begin(SearcherName::Nes, &projection, 12 * 16);
+    let mut trajectory = Vec::new();
+    for _ in 0..12 {
+        let asked = searcher.ask(&projection, 16).expect("arithmetic");
+        searcher.tell(&projection, &asked.iter().map(loss).collect::<Vec<_>>()).expect("arithmetic");
+        trajectory.push(searcher.params());
+    }
+    let golden: [(usize, [f64; 5]); 3] = [
+        (0, [13.000, 9.129, 9.454, 15.048, 13.204]),
+        (5, [28.000, 7.954, 14.461, 38.894, 6.007]),
+        (8, [33.609, 8.000, 16.658, 46.683, 4.406]),
+    ];
+    for (iteration, expected) in golden {
+        for (found, expected) in trajectory[iteration].iter().zip(expected) {
+            // H is single precision.
+            assert!((found - expected).abs() < 0.01, "iteration {iteration}: {:?}", trajectory[iteration]);
+        }
+    }
+    let found = searcher.found(&projection).expect("an architecture");
+    assert_eq!(found.values(), [40, 16, 24, 54, 18]);
+}
