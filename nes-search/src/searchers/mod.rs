@@ -89,7 +89,7 @@ pub struct SavedError(pub(crate) String);
 #[serde(rename_all = "kebab-case")]
 pub enum Saved {
     /// Of [`NesSearcher`].
-    Nes(SavedNes),
+    Nes(Box<SavedNes>),
     /// Of [`RandomSearcher`].
     Random(RandomSearcher),
     /// Of [`EvolutionSearcher`].
@@ -109,7 +109,7 @@ impl Saved {
     /// If this is the state of none.
     pub fn restore(self, settings: &NesSettings, projection: &Projection<'_>) -> Result<Box<dyn Searcher>, SavedError> {
         Ok(match self {
-            Self::Nes(saved) => Box::new(NesSearcher::restore(saved, settings, projection)?),
+            Self::Nes(saved) => Box::new(NesSearcher::restore(*saved, settings, projection)?),
             Self::Random(searcher) => Box::new(searcher),
             Self::Evolution(searcher) => Box::new(searcher),
             Self::CmaEs(saved) => Box::new(CmaEsSearcher::restore(saved)?),

@@ -440,12 +440,12 @@ impl Searcher for NesSearcher {
 
     fn saved(&self) -> Result<Saved, SavedError> {
         let bytes = self.optimizer.to_record().into_bytes();
-        Ok(Saved::Nes(SavedNes {
+        Ok(Saved::Nes(Box::new(SavedNes {
             h: self.params.values(),
             parameter: self.params.id(),
             optimizer: bytes.map_err(|error| SavedError(format!("optimizer: {error}")))?.to_vec(),
             progress: self.progress.clone(),
-        }))
+        })))
     }
 }
 
