@@ -394,7 +394,7 @@ impl Searcher for NesSearcher {
                 Array2::from_shape_fn(shape, |(row, dim)| ends[row][dim] - h[dim])
             }
         };
-        if self.progress.choice > 0 && self.left() <= 0.5 {
+        if self.progress.choice > 0 && self.progress.iteration >= self.progress.iterations / 2 {
             self.progress.finalists.note(&self.progress.asked[..estimator.samples], &losses);
         }
         let gradient = estimator.gradient(&moves, &losses, at_h, sigma);
