@@ -113,13 +113,13 @@ fn check_random_architectures<M: Backbone>(
 #[test]
 fn mobilenet_v1_at_random_architectures() {
     let config = MobileNetV1Config::small(1, 28, 10);
-    check_random_architectures("mobilenet_v1", [1, 28, 28], 400, |space, device| config.init(space, device));
+    check_random_architectures("mobilenet_v1", [1, 28, 28], 1600, |space, device| config.init(space, device));
 }
 
 #[test]
 fn mobilenet_v2_at_random_architectures() {
     let config = MobileNetV2Config::small(1, 28, 10);
-    check_random_architectures("mobilenet_v2", [1, 28, 28], 60, |space, device| config.init(space, device));
+    check_random_architectures("mobilenet_v2", [1, 28, 28], 150, |space, device| config.init(space, device));
 }
 
 #[test]
