@@ -4,7 +4,7 @@
 //! The optimizer is SGD with momentum; with `--decay` it is as `nes-search` trains, with weight decay and clipping, and
 //! changes all weights of the supernet in every step.
 //!
-//! `cargo run --release -p elastic-layers --example elastic_overhead -- [--json] [--rounds N] [--only TEXT] [--decay]`
+//! `cargo run --release -p elastic-layers --example elastic_overhead -- [--json] [--seconds N] [--only TEXT] [--decay]`
 #![allow(clippy::print_stdout)]
 
 use std::hint::black_box;
@@ -26,6 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BATCH: usize = 64;
 const PIXELS: usize = 32;
 const WIDTHS: [f64; 3] = [0.25, 0.5, 1.0];
+const LEAST_ROUNDS: usize = 5;
 
 /// A network in training: a view of it, if there is an architecture to select.
 struct Trained<M> {
@@ -65,7 +66,8 @@ impl<M: Backbone> Trained<M> {
 /// What is measured.
 #[derive(Clone, Copy)]
 struct Settings {
-    rounds: usize,
+    /// Of each width.
+    seconds: f64,
     decays: bool,
     json: bool,
 }
@@ -81,7 +83,7 @@ where
     M: Backbone + 'static,
     F: Fn(&mut SearchSpace, &Device) -> Result<M, SpaceError> + Clone + Send + Sync + 'static,
 {
-    fn run(&self, Settings { rounds, decays, json }: Settings) {
+    fn run(&self, Settings { seconds, decays, json }: Settings) {
         let device = Device::flex().autodiff();
         let mut space = SearchSpace::new();
         let supernet = (self.build)(&mut space, &device).expect("a supernet").named();
@@ -96,7 +98,12 @@ where
             let mut view = Trained::new(supernet.clone(), Some(architecture), decays);
             let mut fixed = Trained::new(network.with_statistics(elastic_layers::Statistics::Batch), None, decays);
             let (mut views, mut fixeds) = (vec![], vec![]);
-            for round in 0..=rounds {
+            let start = Instant::now();
+            // As long for a small network as for a large one, so that as much of the machine's noise is left.
+            for round in 0.. {
+                if round > LEAST_ROUNDS && start.elapsed().as_secs_f64() >= seconds {
+                    break;
+                }
                 let (of_view, of_fixed);
                 // Neither is always the first.
                 if round % 2 == 0 {
@@ -119,7 +126,7 @@ where
                 [&views, &fixeds].map(|runs| [0, 1].map(|part| 1e3 * quartiles(runs.iter().map(|run| run[part]))[1]));
             if json {
                 let line = serde_json::json!({
-                    "case": self.name, "width": width, "decay": decays, "gradient_ratio": gradient, "step_ratio": step,
+                    "case": self.name, "width": width, "decay": decays, "rounds": views.len(), "gradient_ratio": gradient, "step_ratio": step,
                     "view_ms": milliseconds[0], "static_ms": milliseconds[1],
                 });
                 println!("{line}");
@@ -186,10 +193,10 @@ fn quartiles(values: impl Iterator<Item = f64>) -> [f64; 3] {
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let value = |name: &str| arguments.iter().position(|argument| argument == name).map(|at| arguments[at + 1].clone());
-    let rounds = value("--rounds").map_or(15, |rounds| rounds.parse().expect("--rounds: a number"));
+    let seconds = value("--seconds").map_or(20.0, |seconds| seconds.parse().expect("--seconds: a number"));
     let only = value("--only").unwrap_or_default();
     let [json, decays] = ["--json", "--decay"].map(|name| arguments.iter().any(|argument| argument == name));
-    let settings = Settings { rounds, decays, json };
+    let settings = Settings { seconds, decays, json };
     // As is usual for images of this size, the stem keeps it.
     let mobilenet = MobileNetV2Config { stem_stride: 1, ..MobileNetV2Config::imagenet(10).with_images(3, PIXELS) };
     let mobilenet = Case {

@@ -12,12 +12,12 @@ use crate::{DimKind, ElasticDim, SearchSpace};
 /// Made by [`SearchSpace::architecture`] and its siblings only, so that one that exists is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Architecture {
-    dims: Arc<Vec<ElasticDim>>,
+    dims: Arc<Vec<Arc<ElasticDim>>>,
     values: Vec<usize>,
 }
 
 impl Architecture {
-    pub(crate) fn new_unchecked(dims: Arc<Vec<ElasticDim>>, values: Vec<usize>) -> Self {
+    pub(crate) fn new_unchecked(dims: Arc<Vec<Arc<ElasticDim>>>, values: Vec<usize>) -> Self {
         Self { dims, values }
     }
 
@@ -27,7 +27,7 @@ impl Architecture {
     }
 
     /// The dimensions of the space, in order.
-    pub fn dims(&self) -> &[ElasticDim] {
+    pub fn dims(&self) -> &[Arc<ElasticDim>] {
         &self.dims
     }
 
@@ -37,13 +37,26 @@ impl Architecture {
         Some(self.values[index])
     }
 
-    /// The value of the dimension at `index`, whose name must be `name`, and which is at most `max`.
-    pub(crate) fn value_of(&self, index: usize, name: &str, max: usize) -> usize {
+    /// The value of a dimension, which is at `index` of its space.
+    ///
+    /// # Panics
+    /// If the architecture has another dimension there, by its name, or a value that is larger than that dimension's.
+    pub(crate) fn value_of(&self, index: usize, dim: &Arc<ElasticDim>) -> usize {
         match self.dims.get(index) {
-            Some(dim) if dim.name == name => {
+            Some(own) if Arc::ptr_eq(own, dim) => self.values[index],
+            _ => self.value_of_other(index, dim),
+        }
+    }
+
+    /// The value of a dimension of a space that was made on its own.
+    #[cold]
+    fn value_of_other(&self, index: usize, dim: &ElasticDim) -> usize {
+        let ElasticDim { name, max, .. } = dim;
+        match self.dims.get(index) {
+            Some(dim) if dim.name == *name => {
                 let value = self.values[index];
                 assert!(
-                    value <= max,
+                    value <= *max,
                     "the architecture is of another search space: dimension \"{name}\" holds up to {max}, got {value}"
                 );
                 value

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 
-use crate::Architecture;
 use crate::crop::crop_axis;
+use crate::{Architecture, ElasticDim};
 
 /// The size of one axis of a layer: a number, a dimension of the search space, or an expression over these.
 ///
@@ -40,10 +40,8 @@ pub enum Size {
     Elastic {
         /// Position of the dimension in its space.
         index: usize,
-        /// Name of the dimension.
-        name: Arc<str>,
-        /// Largest value, and thus the size that the supernet holds.
-        max: usize,
+        /// The dimension; the supernet holds its largest value.
+        dim: Arc<ElasticDim>,
     },
     /// The size of a concatenation of parts; made by `+` and by `sum`.
     Sum(Arc<[Size]>),
@@ -54,7 +52,7 @@ pub enum Size {
 impl Size {
     /// The size in the supernet.
     pub fn max(&self) -> usize {
-        self.evaluate(&|_, _, max| max)
+        self.evaluate(&|_, dim| dim.max)
     }
 
     /// The size in an architecture.
@@ -62,13 +60,13 @@ impl Size {
     /// # Panics
     /// If the architecture belongs to another space than this size.
     pub fn at(&self, architecture: &Architecture) -> usize {
-        self.evaluate(&|index, name, max| architecture.value_of(index, name, max))
+        self.evaluate(&|index, dim| architecture.value_of(index, dim))
     }
 
-    fn evaluate(&self, value: &impl Fn(usize, &str, usize) -> usize) -> usize {
+    fn evaluate(&self, value: &impl Fn(usize, &Arc<ElasticDim>) -> usize) -> usize {
         match self {
             Self::Fixed(size) => *size,
-            Self::Elastic { index, name, max } => value(*index, name, *max),
+            Self::Elastic { index, dim } => value(*index, dim),
             Self::Sum(parts) => parts.iter().map(|part| part.evaluate(value)).sum(),
             Self::Product(factors) => factors.iter().map(|factor| factor.evaluate(value)).product(),
         }
@@ -196,7 +194,7 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fixed(size) => write!(f, "{size}"),
-            Self::Elastic { name, max, .. } => write!(f, "{name}<={max}"),
+            Self::Elastic { dim, .. } => write!(f, "{}<={}", dim.name, dim.max),
             Self::Sum(parts) => {
                 for (index, part) in parts.iter().enumerate() {
                     write!(f, "{}{part}", if index == 0 { "(" } else { " + " })?;

@@ -1,6 +1,6 @@
 //! Keeping architectures within their limits.
 
-use elastic_layers::{Architecture, CostError, DimKind, SearchSpace};
+use elastic_layers::{Architecture, CostError, DimKind, ElasticDim, SearchSpace};
 
 use crate::resource::{Limit, Limits};
 
@@ -289,16 +289,13 @@ impl<'a> Projection<'a> {
 
     /// H within the bounds of its dimensions.
     pub(crate) fn clamped(&self, params: &[f64]) -> Vec<f64> {
-        let bound = |(dim, &h): (&elastic_layers::ElasticDim, &f64)| {
-            let top = dim.levels() as f64 - 1e-3;
-            if h.is_nan() { 0.0 } else { h.clamp(0.0, top) }
-        };
-        self.space.dims().iter().zip(params).map(bound).collect()
+        let dims = self.space.dims().iter().zip(params);
+        dims.map(|(dim, &h)| if h.is_nan() { 0.0 } else { h.clamp(0.0, dim.levels() as f64 - 1e-3) }).collect()
     }
 
     /// H with every channel number times a factor, within its bounds.
     fn scaled(&self, params: &[f64], factor: f64) -> Vec<f64> {
-        let scale = |(dim, &h): (&elastic_layers::ElasticDim, &f64)| {
+        let scale = |dim: &ElasticDim, h: f64| {
             if dim.kind != DimKind::Channels {
                 return h;
             }
@@ -306,7 +303,7 @@ impl<'a> Projection<'a> {
             let value = if factor.is_infinite() { f64::MAX } else { (min + step * h) * factor };
             ((value - min) / step).clamp(0.0, dim.levels() as f64 - 1e-3)
         };
-        self.space.dims().iter().zip(params).map(scale).collect()
+        self.space.dims().iter().zip(params).map(|(dim, &h)| scale(dim, h)).collect()
     }
 
     /// Moves resolution, or depth when that is at its end, by one step; false when both are.

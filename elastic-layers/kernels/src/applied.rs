@@ -4,7 +4,7 @@ use crate::buffer::{Buffer, take};
 use crate::depthwise::{Filter, Rows};
 use crate::geometry::{Frame, Geometry, Stencil};
 use crate::simd::run;
-use crate::tiles::{Packed, Products};
+use crate::tiles::{Packed, Products, Strided};
 
 /// Pixels that are worked on together: of a pointwise convolution a unit, of others a part of a map. Twice as many with
 /// large weights, which are read again for each.
@@ -51,22 +51,20 @@ pub(crate) struct Dense {
 }
 
 impl Dense {
-    /// From frames of `channels[0]` to maps of `channels[1]`, with rows of `columns`; `weight` takes the channels and the
-    /// element of the kernel.
+    /// From frames of `channels[0]` to maps of `channels[1]`, with rows of `columns`; `strides` are those of the weight's
+    /// channels.
     fn new(
         stencil: &Stencil,
         together: usize,
-        channels: [usize; 2],
+        [source, target]: [usize; 2],
         columns: [usize; 2],
-        weight: impl Fn([usize; 2], usize) -> f32,
+        weight: &[f32],
+        strides: [usize; 2],
     ) -> Self {
-        let [source, target] = channels;
-        let depth = stencil.taps.len() * source;
-        let weights = Packed::new(target, depth, |channel, place| {
-            weight([place % source, channel], stencil.taps[place / source].number)
-        });
+        let taps = stencil.taps.iter().map(|tap| tap.number).collect();
+        let weight = Strided { data: weight, channels: [target, source], strides: [strides[1], strides[0]], taps };
         Self {
-            weights,
+            weights: Packed::new(&weight),
             bases: stencil.sources(columns[0], source),
             places: stencil.places(columns[1], target),
             runs: stencil.runs(columns[0], source),
@@ -108,9 +106,8 @@ impl Applied {
         }
         let stencil = forward_stencil(geometry);
         let (channels, taps) = ([geometry.channels_in, geometry.channels_out], geometry.taps());
-        Self::Dense(Dense::new(&stencil, pixels_together(geometry), channels, columns, |[input, output], tap| {
-            weight.data[output * weight.row + input * taps + tap]
-        }))
+        let strides = [taps, weight.row];
+        Self::Dense(Dense::new(&stencil, pixels_together(geometry), channels, columns, weight.data, strides))
     }
 
     /// From the output's gradient to the input's: one for every phase.
@@ -127,9 +124,8 @@ impl Applied {
                 let weights = rows.pack_weights(weight);
                 return Self::Depthwise { rows, weights, bias: None };
             }
-            Self::Dense(Dense::new(stencil, pixels_together(geometry), channels, columns, |[output, input], tap| {
-                weight.data[output * weight.row + input * taps + tap]
-            }))
+            let strides = [weight.row, taps];
+            Self::Dense(Dense::new(stencil, pixels_together(geometry), channels, columns, weight.data, strides))
         });
         applied.collect()
     }

@@ -12,6 +12,7 @@ use crate::elementwise;
 use crate::geometry::Geometry;
 use crate::moments::Moments;
 use crate::normalization::{Normalizer, NormalizerGrad};
+use crate::parallel::cut;
 use crate::simd::{run, width};
 use crate::tiles::{Outer, even_blocks};
 
@@ -71,17 +72,6 @@ impl Units {
     fn parts(&self, most: usize) -> Vec<Range<usize>> {
         even_blocks(self.count, self.count.div_ceil(most)).map(|(first, count)| first..first + count).collect()
     }
-}
-
-/// Cuts a slice into parts of the given lengths.
-fn cut(mut data: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
-    lengths
-        .map(|length| {
-            let (part, rest) = std::mem::take(&mut data).split_at_mut(length);
-            data = rest;
-            part
-        })
-        .collect()
 }
 
 /// The output, and what parts of it gathered for [`Behind::Statistics`].

@@ -28,3 +28,14 @@ pub(crate) fn aligned_chunk(length: usize, period: usize) -> usize {
     let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
     length.div_ceil(tasks).max(LEAST).next_multiple_of(period)
 }
+
+/// Cuts a slice into parts of the given lengths.
+pub(crate) fn cut(mut data: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
+    lengths
+        .map(|length| {
+            let (part, rest) = std::mem::take(&mut data).split_at_mut(length);
+            data = rest;
+            part
+        })
+        .collect()
+}

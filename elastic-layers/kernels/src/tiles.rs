@@ -4,9 +4,13 @@
 //! compiled without the vector instructions.
 #![allow(clippy::needless_range_loop)]
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
 
 use crate::buffer::{Buffer, take};
+use crate::parallel::cut;
 use crate::simd::width;
 
 /// Vectors of target channels that are summed together.
@@ -18,6 +22,12 @@ const PANEL_BYTES: usize = 40 << 10;
 /// Channels that are summed together with [`VECTORS`]: of 32 registers, and of 16.
 const WIDE: usize = 8;
 const NARROW: usize = 4;
+
+/// Source channels whose weights are packed together.
+const PACKED_TOGETHER: usize = 16;
+
+/// Of fewer weights, it is not worth while to pack them by several threads.
+const LEAST_SHARED: usize = 1 << 14;
 
 /// Vectors of a panel at most.
 fn panel_vectors(depth: usize) -> usize {
@@ -43,21 +53,67 @@ pub(crate) struct Packed {
     channels: usize,
 }
 
+/// A weight as it lies in memory: the number of a target channel, a source channel and a tap is at the sum of their
+/// places.
+pub(crate) struct Strided<'a> {
+    pub data: &'a [f32],
+    /// Target and source channels.
+    pub channels: [usize; 2],
+    /// Numbers from a target channel to the next, and from a source channel to the next.
+    pub strides: [usize; 2],
+    /// Places of the taps.
+    pub taps: Vec<usize>,
+}
+
 impl Packed {
-    /// Packs the weights of `channels` target channels by `depth` numbers of a source.
-    pub fn new(channels: usize, depth: usize, at: impl Fn(usize, usize) -> f32) -> Self {
-        let lanes = width();
-        let vectors = channels.div_ceil(lanes);
+    /// Packs a weight.
+    pub fn new(weight: &Strided<'_>) -> Self {
+        let ([channels, sources], lanes) = (weight.channels, width());
+        let (vectors, depth) = (channels.div_ceil(lanes), weight.taps.len() * sources);
         let mut data = take(vectors * lanes * depth);
-        for (first, count) in even_blocks(vectors, panel_vectors(depth)) {
-            let panel = &mut data[first * lanes * depth..(first + count) * lanes * depth];
-            for (place, numbers) in panel.chunks_exact_mut(count * lanes).enumerate() {
-                for (channel, number) in (first * lanes..).zip(numbers) {
-                    *number = if channel < channels { at(channel, place) } else { 0.0 };
+        let panels: Vec<_> = even_blocks(vectors, panel_vectors(depth)).collect();
+        let numbers = cut(&mut data, panels.iter().map(|(_, count)| count * lanes * depth));
+        let pack = |((first, count), panel): ((usize, usize), &mut [f32])| {
+            let (first, count) = (first * lanes, count * lanes);
+            for (tap, panel) in weight.taps.iter().zip(panel.chunks_exact_mut((sources * count).max(1))) {
+                weight.pack(*tap, first..(first + count).min(channels), count, panel);
+            }
+        };
+        if channels * depth < LEAST_SHARED {
+            panels.into_iter().zip(numbers).for_each(pack);
+        } else {
+            panels.into_par_iter().zip(numbers).for_each(pack);
+        }
+        Self { data, depth, channels }
+    }
+}
+
+impl Strided<'_> {
+    /// One tap of some target channels, `count` with the zeros behind them.
+    fn pack(&self, tap: usize, targets: Range<usize>, count: usize, panel: &mut [f32]) {
+        let ([target_stride, source_stride], used) = (self.strides, targets.len());
+        let data = &self.data[tap + targets.start * target_stride..];
+        if target_stride == 1 {
+            for (source, numbers) in panel.chunks_exact_mut(count).enumerate() {
+                numbers[..used].copy_from_slice(&data[source * source_stride..][..used]);
+                numbers[used..].fill(0.0);
+            }
+            return;
+        }
+        if used < count {
+            panel.chunks_exact_mut(count).for_each(|numbers| numbers[used..].fill(0.0));
+        }
+        // A block reads few lines of the cache, and writes few.
+        for (block, panel) in panel.chunks_mut(PACKED_TOGETHER * count).enumerate() {
+            let data = &data[block * PACKED_TOGETHER * source_stride..];
+            let sources = panel.len() / count;
+            for lane in 0..used {
+                let row = &data[lane * target_stride..][..(sources - 1) * source_stride + 1];
+                for source in 0..sources {
+                    panel[source * count + lane] = row[source * source_stride];
                 }
             }
         }
-        Self { data, depth, channels }
     }
 }
 

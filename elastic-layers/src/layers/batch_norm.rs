@@ -195,6 +195,31 @@ impl ElasticBatchNorm {
         })
     }
 
+    /// The layer behind a change, still with the running statistics of this one.
+    #[inline]
+    fn changed(&self, adaptation: &Adaptation<'_>) -> Self {
+        let features = adaptation.axis(&self.features);
+        let statistics = match adaptation.change() {
+            Change::Select(_) => Statistics::Batch,
+            Change::Materialize(_) => Statistics::Running,
+            Change::Statistics(statistics) => statistics,
+            Change::Name => self.statistics,
+        };
+        Self {
+            gamma: adaptation.param(&self.gamma, [&features]),
+            beta: adaptation.param(&self.beta, [&features]),
+            training: self.training.clone(),
+            running_mean: self.running_mean.clone(),
+            running_var: self.running_var.clone(),
+            momentum: self.momentum,
+            epsilon: self.epsilon,
+            known: self.known.clone(),
+            features,
+            statistics,
+            label: self.label.at(adaptation),
+        }
+    }
+
     /// The same layer with running statistics of its own, of the features in use.
     fn with_own_statistics(self) -> Self {
         let [running_mean, running_var] = self.own_statistics();
@@ -287,39 +312,21 @@ impl From<ElasticBatchNorm> for BatchNorm {
 
 impl Elastic for ElasticBatchNorm {
     fn adapt(&self, adaptation: &Adaptation<'_>) -> Self {
-        let features = adaptation.axis(&self.features);
-        let statistics = match adaptation.change() {
-            Change::Select(_) => Statistics::Batch,
-            Change::Materialize(_) => Statistics::Running,
-            Change::Statistics(statistics) => statistics,
-            Change::Name => self.statistics,
-        };
-        let changed = Self {
-            gamma: adaptation.param(&self.gamma, [&features]),
-            beta: adaptation.param(&self.beta, [&features]),
-            training: self.training.clone(),
-            running_mean: self.running_mean.clone(),
-            running_var: self.running_var.clone(),
-            momentum: self.momentum,
-            epsilon: self.epsilon,
-            known: self.known.clone(),
-            features,
-            statistics,
-            label: self.label.at(adaptation),
-        };
         match adaptation.change() {
-            Change::Select(_) | Change::Name => changed,
+            // `select` has no time to spare for moving layers.
+            Change::Select(_) | Change::Name => self.changed(adaptation),
             Change::Materialize(_) => {
-                let changed = changed.with_own_statistics();
+                let changed = self.changed(adaptation).with_own_statistics();
                 let fixed = adaptation.kept(changed.features);
                 Self { known: None, features: fixed, ..changed }
             }
-            Change::Statistics(Statistics::Calibrate { .. }) => changed.with_own_statistics(),
-            Change::Statistics(_) => {
+            Change::Statistics(Statistics::Calibrate { .. }) => self.changed(adaptation).with_own_statistics(),
+            Change::Statistics(statistics) => {
                 if matches!(self.statistics, Statistics::Calibrate { .. }) {
                     // Burn holds an update back until a synchronised read, which inference and saving are not.
                     let _ = (self.running_mean.value_sync(), self.running_var.value_sync());
                 }
+                let changed = self.changed(adaptation);
                 // The statistics are shared with the supernet, which training a view would leave with fewer.
                 let shares = statistics == Statistics::Running && self.known() != self.features;
                 if shares { changed.with_own_statistics() } else { changed }

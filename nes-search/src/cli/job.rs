@@ -211,7 +211,12 @@ impl Job {
         let (search, dims) = (&self.config.search, self.blueprint.space().dims());
         let iterations = search.outer_iterations * search.nes_iterations;
         let (budget_macs, budget_ms) = self.budget();
-        TaskFile { budget_macs, budget_ms, iterations, dimensions: dims.to_vec() }
+        TaskFile {
+            budget_macs,
+            budget_ms,
+            iterations,
+            dimensions: dims.iter().map(|dim| dim.as_ref().clone()).collect(),
+        }
     }
 
     /// The search of the configuration, not begun.

@@ -369,14 +369,14 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
 
 /// H of any resolution and depth up to the backbone's, with uneven channels.
 fn random_params(space: &SearchSpace, rng: &mut ChaCha8Rng) -> Vec<f64> {
-    let level = |dim: &ElasticDim| match dim.kind {
+    let mut level = |dim: &ElasticDim| match dim.kind {
         DimKind::Channels => {
             let value = dim.base as f64 * (WARMUP_SPREAD * normal(rng)).exp();
             (value - dim.min as f64) / dim.step as f64
         }
         DimKind::Resolution | DimKind::Depth => rng.random_range(0..=dim.level_of(dim.base)) as f64 + 0.5,
     };
-    space.dims().iter().map(level).collect()
+    space.dims().iter().map(|dim| level(dim)).collect()
 }
 
 /// Where the least finite loss is.

@@ -102,7 +102,7 @@ mod tests {
         let mut rng = stream(1, Stream::Views);
         let mut draw = |dim: &elastic_layers::ElasticDim| rng.random_range(0.0..dim.levels() as f64);
         let candidates: Vec<Architecture> =
-            (0..7).map(|_| space.at_params(&space.dims().iter().map(&mut draw).collect::<Vec<_>>())).collect();
+            (0..7).map(|_| space.at_params(&space.dims().iter().map(|dim| draw(dim)).collect::<Vec<_>>())).collect();
         let batches = [vec![3, 8, 100], vec![5, 900]];
         let losses = |devices: usize, candidates: &[Architecture]| {
             let scorer = Scorer::new(&supernet, &vec![device.clone(); devices]);

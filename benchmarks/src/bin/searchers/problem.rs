@@ -67,7 +67,7 @@ impl Problem {
         let level_values = |dim: &elastic_layers::ElasticDim| {
             (0..dim.levels()).map(|level| dim.at_level(level) as f64 / dim.base as f64).collect()
         };
-        let chain = Chain { gains, edges, values: space.dims().iter().map(level_values).collect() };
+        let chain = Chain { gains, edges, values: space.dims().iter().map(|dim| level_values(dim)).collect() };
         let budget = chain.cost(&levels(&space.base())) * rng.random_range(0.1..0.2);
         Ok(Self { space, chain, budget })
     }
