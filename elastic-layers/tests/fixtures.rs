@@ -6,13 +6,22 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::PaddingConfig2d;
+use burn::nn::loss::CrossEntropyLossConfig;
+use burn::optim::GradientsParams;
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::tensor::{Device, Int, Tensor};
 use common::conv::{Case, conv_transpose2d, conv1d, conv2d};
 use common::layers::{Maps, batch_norm, group_norm, layer_norm, linear, prelu, squeeze_excite};
 use common::subject::{Part, Subject, VIEW, Width};
-use common::{Entry, Run, assert_close, filled, fractions, gradients, in_zeros, replaced, to_f64};
-use elastic_layers::{Elastic, ElasticBatchNorm, Statistics};
+use common::{Entry, Run, assert_close, device, filled, fractions, gradients, in_zeros, replaced, tensor, to_f64};
+use elastic_layers::kernels::{Activation, SgdConfig, add, fork, global_mean};
+use elastic_layers::{
+    Elastic, ElasticBatchNorm, ElasticBatchNormConfig, ElasticConv2d, ElasticConv2dConfig, ElasticLinear,
+    ElasticLinearConfig, SearchSpace, Size, Statistics,
+};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -140,5 +149,111 @@ fn views_are_the_layers_of_pytorch() {
             "squeeze_excite" => fixture.check(&squeeze_excite(&fixture.maps(2)), |view| view),
             other => panic!("no such layer: {other}"),
         }
+    }
+}
+
+/// A stem, and a block as MobileNetV2's, with a shortcut.
+#[derive(Module, Elastic, Debug)]
+struct Network {
+    stem: ElasticConv2d,
+    expand: ElasticConv2d,
+    depthwise: ElasticConv2d,
+    project: ElasticConv2d,
+    norms: Vec<ElasticBatchNorm>,
+    classifier: ElasticLinear,
+}
+
+impl Network {
+    fn new(width: &Size, middle: &Size, device: &Device) -> Self {
+        let conv = |inputs: &Size, outputs: &Size, kernel: usize| {
+            let padding = PaddingConfig2d::Explicit(kernel / 2, kernel / 2, kernel / 2, kernel / 2);
+            let config = match inputs == outputs {
+                true => ElasticConv2dConfig::depthwise(inputs.clone(), [kernel; 2]),
+                false => ElasticConv2dConfig::new([inputs.clone(), outputs.clone()], [kernel; 2]),
+            };
+            config.with_padding(padding).with_bias(false).init(device)
+        };
+        Self {
+            stem: conv(&2.into(), width, 3),
+            expand: conv(width, middle, 1),
+            depthwise: conv(middle, middle, 3),
+            project: conv(middle, width, 1),
+            norms: [width, middle, middle, width]
+                .map(|features| ElasticBatchNormConfig::new(features.clone()).init(device))
+                .into(),
+            classifier: ElasticLinearConfig::new(width.clone(), 4).init(device),
+        }
+    }
+
+    fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let x = self.norms[0].forward_convolved(&self.stem, images, Activation::Relu6);
+        let [x, shortcut] = fork(x);
+        let x = self.norms[1].forward_convolved(&self.expand, x, Activation::Relu6);
+        let x = self.norms[2].forward_convolved(&self.depthwise, x, Activation::Relu6);
+        let x = add(shortcut, self.norms[3].forward_convolved(&self.project, x, Activation::None));
+        self.classifier.forward(global_mean(x))
+    }
+}
+
+/// A weight whose first entries are others.
+fn beginning_with<const D: usize>(weight: Param<Tensor<D>>, shape: [usize; D], values: &[f32]) -> Param<Tensor<D>> {
+    weight.map(|weight| {
+        let first = tensor(values, shape, &weight.device());
+        weight.slice_assign(shape.map(|size| 0..size), first).detach().require_grad()
+    })
+}
+
+/// The losses of 50 steps of training of a view, by the kernels, are those of PyTorch's network on the same batches: in
+/// 64-bit floats, from which PyTorch's own in 32-bit floats differ by 3e-7 at most.
+#[test]
+fn fifty_steps_follow_the_losses_of_pytorch() {
+    #[derive(Deserialize)]
+    struct Curves {
+        f32: Vec<f64>,
+        f64: Vec<f64>,
+    }
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/losses.json"));
+    let curves: Curves = serde_json::from_str(&text.expect("the fixture")).expect("curves as the script writes them");
+    assert_eq!(curves.f64.len(), 50);
+
+    let (device, mut space) = (device(), SearchSpace::new());
+    let mut dim = |name, base: usize| space.channels(name, base).range(1..=base + base / 2).add().expect("a dimension");
+    let (width, middle) = (dim("width", 6), dim("middle", 12));
+    let mut network = Network::new(&width, &middle, &device);
+    let Network { stem, expand, depthwise, project, classifier, .. } = &mut network;
+    for (seed, layer, shape) in [
+        (1, stem, [6, 2, 3, 3]),
+        (2, expand, [12, 6, 1, 1]),
+        (3, depthwise, [12, 1, 3, 3]),
+        (4, project, [6, 12, 1, 1]),
+    ] {
+        let values = fractions(seed, shape.iter().product());
+        layer.weight = beginning_with(layer.weight.clone(), shape, &values);
+    }
+    // Burn keeps it as [inputs, outputs].
+    let rows = fractions(5, 4 * 6);
+    let columns: Vec<f32> = (0..6 * 4).map(|place| rows[place % 4 * 6 + place / 4]).collect();
+    classifier.weight = beginning_with(classifier.weight.clone(), [6, 4], &columns);
+    classifier.bias = classifier.bias.take().map(|bias| beginning_with(bias, [4], &[0.0; 4]));
+
+    let shape = [12, 2, 9, 7];
+    let batch: usize = shape.iter().product();
+    let batches = fractions(100, 50 * batch);
+    let labels = Tensor::<1, Int>::arange(0..12, &device).remainder_scalar(4);
+    let momentum = MomentumConfig { momentum: 0.9, dampening: 0.0, nesterov: false };
+    let decay = WeightDecayConfig { penalty: 1e-3 };
+    let mut optimizer = SgdConfig::new().with_momentum(Some(momentum)).with_weight_decay(Some(decay)).init();
+    for (step, images) in batches.chunks(batch).enumerate() {
+        let view = network.select(&space.base());
+        let brightness = labels.clone().float().reshape([12, 1, 1, 1]) * 0.125;
+        let images = tensor(images, shape, &device) + brightness;
+        let loss = CrossEntropyLossConfig::new().init(&device).forward(view.forward(images), labels.clone());
+        let found = f64::from(loss.clone().into_scalar::<f32>());
+        let expected = curves.f64[step];
+        assert!((curves.f32[step] - expected).abs() < 3e-7, "step {step}: PyTorch's own");
+        assert!((found - expected).abs() < 2e-6, "step {step}: expected {expected}, found {found}");
+        let gradients = GradientsParams::from_grads(loss.backward(), &view);
+        drop(view);
+        network = optimizer.step(0.05, network, gradients);
     }
 }
