@@ -1,9 +1,9 @@
 //! Stencils with their weights, applied to maps.
 
-use crate::buffer::{Buffer, take};
+use crate::buffer::{Buffer, take, zeros};
 use crate::depthwise::{Filter, Rows};
-use crate::geometry::{Frame, Geometry, Stencil};
-use crate::simd::run;
+use crate::geometry::{Frame, Geometry, Stencil, runs};
+use crate::simd::{run, width};
 use crate::tiles::{Packed, Products, Strided};
 
 /// Pixels that are worked on together: of a pointwise convolution a unit, of others a part of a map. Twice as many with
@@ -42,7 +42,12 @@ impl Framed {
 }
 
 /// A dense stencil with its weights.
+///
+/// Few target channels would leave most of a vector empty, so neighbours in a row are then worked on as one pixel: of as
+/// many times the channels, it reads all that they read, with weights of 0 for what one of them does not. (Such a weight
+/// takes an infinite number to a neighbour, as NaN.)
 pub(crate) struct Dense {
+    neighbours: usize,
     weights: Packed,
     bases: Vec<usize>,
     places: Vec<usize>,
@@ -61,25 +66,54 @@ impl Dense {
         weight: &[f32],
         strides: [usize; 2],
     ) -> Self {
-        let taps = stencil.taps.iter().map(|tap| tap.number).collect();
-        let weight = Strided { data: weight, channels: [target, source], strides: [strides[1], strides[0]], taps };
+        let neighbours = neighbours(stencil, target);
+        let window = stencil.window(neighbours);
+        let weights = if neighbours == 1 {
+            let taps = stencil.taps.iter().map(|tap| tap.number).collect();
+            Packed::new(&Strided { data: weight, channels: [target, source], strides: [strides[1], strides[0]], taps })
+        } else {
+            let mut numbers = zeros(window.len() * source * neighbours * target);
+            for (place, numbers) in window.iter().zip(numbers.chunks_exact_mut(source * neighbours * target)) {
+                for (pixel, tap) in stencil.readers(*place, neighbours) {
+                    for (source, numbers) in numbers.chunks_exact_mut(neighbours * target).enumerate() {
+                        for (target, number) in numbers[pixel * target..][..target].iter_mut().enumerate() {
+                            *number = weight[source * strides[0] + target * strides[1] + tap];
+                        }
+                    }
+                }
+            }
+            let target = neighbours * target;
+            let taps = (0..window.len()).map(|place| place * source * target).collect();
+            Packed::new(&Strided { data: &numbers, channels: [target, source], strides: [1, target], taps })
+        };
         Self {
-            weights: Packed::new(&weight),
-            bases: stencil.sources(columns[0], source),
-            places: stencil.places(columns[1], target),
-            runs: stencil.runs(columns[0], source),
-            together,
+            neighbours,
+            weights,
+            bases: stencil.sources(columns[0], source, neighbours),
+            places: stencil.places(columns[1], target, neighbours),
+            runs: runs(&window, columns[0], source),
+            together: together / neighbours,
         }
     }
 
     /// Writes a unit's target; of a pointwise convolution, which may be shorter, the first pixels.
     fn apply(&self, bias: Option<&[f32]>, source: &[f32], pixels: usize, target: &mut [f32]) {
         let pixels = pixels.min(self.bases.len());
-        let Self { weights, bases, places, runs, together } = self;
+        let Self { neighbours, weights, bases, places, runs, together } = self;
+        let repeated = bias.filter(|_| *neighbours > 1).map(|bias| bias.repeat(*neighbours));
+        let bias = repeated.as_deref().or(bias);
         for (bases, places) in bases[..pixels].chunks(*together).zip(places[..pixels].chunks(*together)) {
             run(Products { weights, bias, source, bases, runs, target, places });
         }
     }
+}
+
+/// How many pixels of a row are worked on as one: as many as fill a vector, if they read less together than each on its
+/// own.
+fn neighbours(stencil: &Stencil, channels: usize) -> usize {
+    let fit = (width() / channels).clamp(1, stencil.target[1].max(1));
+    let are_neighbours = stencil.step == [1, 1];
+    if are_neighbours && stencil.window(fit).len() < fit * stencil.taps.len() { fit } else { 1 }
 }
 
 /// A convolution's weight, as a part of a larger one has it.

@@ -9,7 +9,7 @@ use crate::buffer::{Buffer, take, zeros, zeros_around};
 use crate::corner::Corner;
 use crate::depthwise::{Rows, WeightGrad};
 use crate::elementwise;
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, runs};
 use crate::moments::Moments;
 use crate::normalization::{Normalizer, NormalizerGrad};
 use crate::parallel::cut;
@@ -145,8 +145,8 @@ impl Sums {
         }
         let stencil = forward_stencil(geometry);
         Self::Dense {
-            runs: stencil.runs(columns, geometry.channels_in),
-            bases: stencil.sources(columns, geometry.channels_in),
+            runs: runs(&stencil.window(1), columns, geometry.channels_in),
+            bases: stencil.sources(columns, geometry.channels_in, 1),
             stride: geometry.channels_out.next_multiple_of(width()),
             taps: stencil.taps.iter().map(|tap| tap.number).collect(),
             together: pixels_together(geometry),

@@ -5,6 +5,7 @@
 //! the inputs from the output's gradient. At a stride, inputs fall into *phases* that read different elements of the
 //! kernel; each has a stencil of its own.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use burn::tensor::ops::ConvOptions;
@@ -268,37 +269,64 @@ impl Stencil {
         Self { target: [1, pixels], first: [0; 2], step: [1; 2], source_step: [1; 2], taps }
     }
 
-    /// Where in a frame with rows of `columns` pixels of `channels` each pixel of the target starts to read.
-    pub fn sources(&self, columns: usize, channels: usize) -> Vec<usize> {
+    /// Row and column of every `neighbours` pixels of a row that are worked on as one. The last of a row repeat some of
+    /// those before them, where the row is no multiple.
+    fn pixels(&self, neighbours: usize) -> impl Iterator<Item = [usize; 2]> {
         let [rows, row_length] = self.target;
-        let start =
-            |row: usize, column: usize| (row * self.source_step[0] * columns + column * self.source_step[1]) * channels;
-        (0..rows).flat_map(|row| (0..row_length).map(move |column| start(row, column))).collect()
+        let last = row_length.saturating_sub(neighbours);
+        (0..rows).flat_map(move |row| (0..row_length).step_by(neighbours).map(move |column| [row, column.min(last)]))
     }
 
-    /// Where each pixel is in a map with rows of `columns` pixels of `channels`.
-    pub fn places(&self, columns: usize, channels: usize) -> Vec<usize> {
-        let [rows, row_length] = self.target;
-        let place = |row: usize, column: usize| {
+    /// Where in a frame with rows of `columns` pixels of `channels` every so many pixels of the target start to read.
+    pub fn sources(&self, columns: usize, channels: usize, neighbours: usize) -> Vec<usize> {
+        let step = self.source_step;
+        let start = |[row, column]: [usize; 2]| (row * step[0] * columns + column * step[1]) * channels;
+        self.pixels(neighbours).map(start).collect()
+    }
+
+    /// Where every so many pixels are in a map with rows of `columns` pixels of `channels`.
+    pub fn places(&self, columns: usize, channels: usize, neighbours: usize) -> Vec<usize> {
+        let place = |[row, column]: [usize; 2]| {
             ((self.first[0] + row * self.step[0]) * columns + self.first[1] + column * self.step[1]) * channels
         };
-        (0..rows).flat_map(|row| (0..row_length).map(move |column| place(row, column))).collect()
+        self.pixels(neighbours).map(place).collect()
     }
 
     /// Offset of every tap in a frame with rows of `columns` pixels of `channels`.
     pub fn offsets(&self, columns: usize, channels: usize) -> Vec<usize> {
-        self.taps.iter().map(|tap| (tap.place[0] * columns + tap.place[1]) * channels).collect()
+        self.taps.iter().map(|tap| offset(tap.place, columns, channels)).collect()
     }
 
-    /// Offsets and lengths of what each pixel reads: taps that lie next to each other are one run.
-    pub fn runs(&self, columns: usize, channels: usize) -> Vec<(usize, usize)> {
-        let mut runs: Vec<(usize, usize)> = Vec::new();
-        for offset in self.offsets(columns, channels) {
-            match runs.last_mut() {
-                Some((start, length)) if *start + *length == offset => *length += channels,
-                _ => runs.push((offset, channels)),
-            }
-        }
-        runs
+    /// What so many neighbours in a row read, together: places in the frame, in order.
+    pub fn window(&self, neighbours: usize) -> Vec<[usize; 2]> {
+        let shifts = (0..neighbours).map(|pixel| pixel * self.source_step[1]);
+        let places = shifts.flat_map(|shift| self.taps.iter().map(move |tap| [tap.place[0], tap.place[1] + shift]));
+        places.collect::<BTreeSet<_>>().into_iter().collect()
     }
+
+    /// Of neighbours in a row, the one and the tap of it that reads a place of their [`window`](Self::window).
+    pub fn readers(&self, place: [usize; 2], neighbours: usize) -> impl Iterator<Item = (usize, usize)> {
+        (0..neighbours).filter_map(move |pixel| {
+            let shift = pixel * self.source_step[1];
+            let tap = self.taps.iter().find(|tap| [tap.place[0], tap.place[1] + shift] == place)?;
+            Some((pixel, tap.number))
+        })
+    }
+}
+
+fn offset([row, column]: [usize; 2], columns: usize, channels: usize) -> usize {
+    (row * columns + column) * channels
+}
+
+/// Offsets and lengths in a frame with rows of `columns` pixels of `channels`, of places in order: those that lie next to
+/// each other are one run.
+pub(crate) fn runs(places: &[[usize; 2]], columns: usize, channels: usize) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for offset in places.iter().map(|place| offset(*place, columns, channels)) {
+        match runs.last_mut() {
+            Some((start, length)) if *start + *length == offset => *length += channels,
+            _ => runs.push((offset, channels)),
+        }
+    }
+    runs
 }
