@@ -65,7 +65,7 @@ impl Default for NesSettings {
     fn default() -> Self {
         Self {
             sigma: 5.0,
-            sigma_floor: 2.0,
+            sigma_floor: 0.5,
             sigma_adaptation: 0.3,
             learning_rate: 6.0,
             learning_rate_adaptation: false,
