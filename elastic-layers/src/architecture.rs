@@ -12,12 +12,12 @@ use crate::{DimKind, ElasticDim, SearchSpace};
 /// Made by [`SearchSpace::architecture`] and its siblings only, so that one that exists is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Architecture {
-    dims: Arc<Vec<Arc<ElasticDim>>>,
+    dims: Arc<Vec<&'static ElasticDim>>,
     values: Vec<usize>,
 }
 
 impl Architecture {
-    pub(crate) fn new_unchecked(dims: Arc<Vec<Arc<ElasticDim>>>, values: Vec<usize>) -> Self {
+    pub(crate) fn new_unchecked(dims: Arc<Vec<&'static ElasticDim>>, values: Vec<usize>) -> Self {
         Self { dims, values }
     }
 
@@ -27,7 +27,7 @@ impl Architecture {
     }
 
     /// The dimensions of the space, in order.
-    pub fn dims(&self) -> &[Arc<ElasticDim>] {
+    pub fn dims(&self) -> &[&'static ElasticDim] {
         &self.dims
     }
 
@@ -41,14 +41,15 @@ impl Architecture {
     ///
     /// # Panics
     /// If the architecture has another dimension there, by its name, or a value that is larger than that dimension's.
-    pub(crate) fn value_of(&self, index: usize, dim: &Arc<ElasticDim>) -> usize {
+    #[inline]
+    pub(crate) fn value_of(&self, index: usize, dim: &'static ElasticDim) -> usize {
         match self.dims.get(index) {
-            Some(own) if Arc::ptr_eq(own, dim) => self.values[index],
+            Some(own) if std::ptr::eq(*own, dim) => self.values[index],
             _ => self.value_of_other(index, dim),
         }
     }
 
-    /// The value of a dimension of a space that was made on its own.
+    /// The value of a dimension that is not quite that of the architecture's space.
     #[cold]
     fn value_of_other(&self, index: usize, dim: &ElasticDim) -> usize {
         let ElasticDim { name, max, .. } = dim;

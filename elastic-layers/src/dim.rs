@@ -29,7 +29,7 @@ impl fmt::Display for DimKind {
 /// One architecture hyperparameter: an ordered integer.
 ///
 /// Its values are `min`, `min + step`, … up to `max`; `base` is one of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ElasticDim {
     /// Unique name in its space.

@@ -56,6 +56,7 @@ mod cost;
 mod crop;
 mod dim;
 mod elastic;
+mod intern;
 mod layers;
 mod macs;
 mod recalibrate;

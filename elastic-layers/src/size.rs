@@ -41,7 +41,7 @@ pub enum Size {
         /// Position of the dimension in its space.
         index: usize,
         /// The dimension; the supernet holds its largest value.
-        dim: Arc<ElasticDim>,
+        dim: &'static ElasticDim,
     },
     /// The size of a concatenation of parts; made by `+` and by `sum`.
     Sum(Arc<[Size]>),
@@ -63,7 +63,7 @@ impl Size {
         self.evaluate(&|index, dim| architecture.value_of(index, dim))
     }
 
-    fn evaluate(&self, value: &impl Fn(usize, &Arc<ElasticDim>) -> usize) -> usize {
+    fn evaluate(&self, value: &impl Fn(usize, &'static ElasticDim) -> usize) -> usize {
         match self {
             Self::Fixed(size) => *size,
             Self::Elastic { index, dim } => value(*index, dim),

@@ -4,7 +4,10 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use crate::intern::Interned;
 use crate::{Architecture, ArchitectureError, ArchitectureFile, DimKind, ElasticDim, Size};
+
+static DIMENSIONS: Interned<ElasticDim> = Interned::new();
 
 /// The ordered list of a model's elastic dimensions.
 ///
@@ -12,7 +15,7 @@ use crate::{Architecture, ArchitectureError, ArchitectureFile, DimKind, ElasticD
 /// the static network of that architecture, with the initial weights that its own sizes ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SearchSpace {
-    dims: Arc<Vec<Arc<ElasticDim>>>,
+    dims: Arc<Vec<&'static ElasticDim>>,
     pinned: Option<Architecture>,
 }
 
@@ -49,13 +52,13 @@ impl SearchSpace {
     }
 
     /// The dimensions, in order.
-    pub fn dims(&self) -> &[Arc<ElasticDim>] {
+    pub fn dims(&self) -> &[&'static ElasticDim] {
         &self.dims
     }
 
     /// The dimension of this name.
-    pub fn get(&self, name: &str) -> Option<&ElasticDim> {
-        self.dims.iter().map(Arc::as_ref).find(|dim| dim.name == name)
+    pub fn get(&self, name: &str) -> Option<&'static ElasticDim> {
+        self.dims.iter().copied().find(|dim| dim.name == name)
     }
 
     /// A short hash of all dimensions, for telling whether an architecture belongs to the space.
@@ -63,10 +66,10 @@ impl SearchSpace {
         Self::hash_of(&self.dims)
     }
 
-    pub(crate) fn hash_of(dims: &[Arc<ElasticDim>]) -> String {
+    pub(crate) fn hash_of(dims: &[&ElasticDim]) -> String {
         let mut hasher = blake3::Hasher::new();
         for dim in dims {
-            let ElasticDim { name, kind, base, min, max, step } = &**dim;
+            let ElasticDim { name, kind, base, min, max, step } = dim;
             hasher.update(format!("{name}\0{kind}\0{base}\0{min}\0{max}\0{step}\n").as_bytes());
         }
         hasher.finalize().to_hex()[..16].to_string()
@@ -83,7 +86,7 @@ impl SearchSpace {
         }
         for (dim, &found) in self.dims.iter().zip(&values) {
             if !dim.contains(found) {
-                let ElasticDim { name, min, max, step, .. } = dim.as_ref().clone();
+                let ElasticDim { name, min, max, step, .. } = (*dim).clone();
                 return Err(ArchitectureError::Value { name, min, max, step, found });
             }
         }
@@ -175,7 +178,7 @@ impl fmt::Display for SearchSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.dims.iter().map(|dim| dim.name.len()).max().unwrap_or(0).max("dimension".len());
         writeln!(f, "{:<width$}  {:<10}  {:>5} {:>5} {:>5} {:>5}", "dimension", "kind", "base", "min", "max", "step")?;
-        for ElasticDim { name, kind, base, min, max, step } in self.dims.iter().map(Arc::as_ref) {
+        for ElasticDim { name, kind, base, min, max, step } in self.dims.iter() {
             writeln!(f, "{name:<width$}  {:<10}  {base:>5} {min:>5} {max:>5} {step:>5}", kind.to_string())?;
         }
         write!(f, "10^{:.1} architectures in {} dimensions", self.log10_architectures(), self.dims.len())
@@ -254,7 +257,7 @@ impl DimBuilder<'_> {
         let step = ((step + divisor / 2) / divisor).max(1) * divisor;
         let (min, max) = (base - (base - low) / step * step, base + (high - base) / step * step);
         let index = space.dims.len();
-        let dim = Arc::new(ElasticDim { name: name.clone(), kind, base, min, max, step });
+        let dim = DIMENSIONS.of(Box::new(ElasticDim { name: name.clone(), kind, base, min, max, step }));
         if let Some(architecture) = &space.pinned {
             if architecture.dims().get(index) != Some(&dim) {
                 return Err(SpaceError::Pinned { name, index });
@@ -263,7 +266,7 @@ impl DimBuilder<'_> {
             Arc::make_mut(&mut space.dims).push(dim);
             return Ok(Size::Fixed(value));
         }
-        Arc::make_mut(&mut space.dims).push(dim.clone());
+        Arc::make_mut(&mut space.dims).push(dim);
         Ok(Size::Elastic { index, dim })
     }
 }

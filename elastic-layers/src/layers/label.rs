@@ -1,21 +1,23 @@
 //! What a layer is called in its messages.
 
 use std::fmt;
-use std::sync::Arc;
 
 use crate::Adaptation;
+use crate::intern::Interned;
 
 /// The module path of a layer, once it is known.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Label(Option<Arc<str>>);
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Label(Option<&'static str>);
+
+static PATHS: Interned<str> = Interned::new();
 
 impl Label {
     /// The label of the layer that a change has come to. One that is known stays; a layer that was changed on its own may
     /// have become part of a model since.
     pub(super) fn at(&self, adaptation: &Adaptation<'_>) -> Self {
-        match self.0.as_deref() {
-            Some(path) if !path.is_empty() => self.clone(),
-            _ => Self(Some(adaptation.path().into())),
+        match self.0 {
+            Some(path) if !path.is_empty() => *self,
+            _ => Self(Some(PATHS.of(adaptation.path().into()))),
         }
     }
 }
@@ -23,7 +25,7 @@ impl Label {
 /// The path, quoted, with a space behind it; nothing where there is none.
 impl fmt::Display for Label {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_deref() {
+        match self.0 {
             None | Some("") => Ok(()),
             Some(path) => write!(f, "`{path}` "),
         }

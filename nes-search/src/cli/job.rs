@@ -211,12 +211,7 @@ impl Job {
         let (search, dims) = (&self.config.search, self.blueprint.space().dims());
         let iterations = search.outer_iterations * search.nes_iterations;
         let (budget_macs, budget_ms) = self.budget();
-        TaskFile {
-            budget_macs,
-            budget_ms,
-            iterations,
-            dimensions: dims.iter().map(|dim| dim.as_ref().clone()).collect(),
-        }
+        TaskFile { budget_macs, budget_ms, iterations, dimensions: dims.iter().map(|dim| (*dim).clone()).collect() }
     }
 
     /// The search of the configuration, not begun.
