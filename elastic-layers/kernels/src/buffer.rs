@@ -15,6 +15,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 
 use crate::corner::Corner;
+use crate::origin::{Origin, forget, remember};
 
 /// Numbers of a cache line: as many as the longest vector has, which is slow to read across lines.
 const LINE: usize = 16;
@@ -45,13 +46,15 @@ pub(crate) struct Buffer {
     length: usize,
     /// Whether it is known around which corner there are zeros.
     is_recorded: bool,
+    /// Whether it may be known what made the numbers.
+    has_origin: bool,
 }
 
 /// Numbers that are all written to before they are read: there may be any in them.
 pub(crate) fn take(length: usize) -> Buffer {
     let lines = length.div_ceil(LINE);
     let lines = if lines < LEAST_LINES { take_spare(lines) } else { pool().take(lines) };
-    Buffer { lines, length, is_recorded: false }
+    Buffer { lines, length, ..Buffer::default() }
 }
 
 thread_local! {
@@ -103,7 +106,7 @@ pub(crate) fn zeros_around(corner: Corner) -> Buffer {
         return zeros(length);
     }
     let (lines, written) = pool().take_recorded(corner.whole, lines);
-    let mut buffer = Buffer { lines, length, is_recorded: true };
+    let mut buffer = Buffer { lines, length, is_recorded: true, ..Buffer::default() };
     match written {
         Some(written) => written.clear_outside(corner, &mut buffer),
         None => buffer.fill(0.0),
@@ -150,11 +153,21 @@ impl Buffer {
         }
         self.into_bytes()
     }
+
+    /// As memory of a tensor of which [`crate::origin::origin_of`] tells the origin until it is written to.
+    pub fn into_bytes_from(mut self, origin: Origin) -> Bytes {
+        self.has_origin = true;
+        remember(self.as_ptr().addr(), origin);
+        self.into_bytes()
+    }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         let address = self.as_ptr().addr();
+        if self.has_origin {
+            forget(address);
+        }
         let lines = std::mem::take(&mut self.lines);
         if self.is_recorded {
             let mut pool = pool();
@@ -208,6 +221,9 @@ impl AllocationController for Buffer {
         // Every write by others comes through here.
         if self.is_recorded {
             pool().records.insert(self.as_ptr().addr(), None);
+        }
+        if self.has_origin {
+            forget(self.as_ptr().addr());
         }
         let length = self.lines.len() * size_of::<Line>();
         // SAFETY: the bytes are those of `lines`, borrowed exclusively with `self`. The caller writes only initialised
@@ -324,7 +340,8 @@ mod tests {
 
     #[test]
     fn memory_is_used_again() {
-        let length = LEAST_LINES * LINE * 3 + 5;
+        // No other test takes as much.
+        let length = LEAST_LINES * LINE * 5 + 5;
         let mut first = take(length);
         assert!(first.as_ptr().is_aligned_to_line());
         first.fill(7.0);

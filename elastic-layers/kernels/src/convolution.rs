@@ -12,6 +12,7 @@ use crate::elementwise;
 use crate::geometry::{Geometry, runs};
 use crate::moments::Moments;
 use crate::normalization::{Normalizer, NormalizerGrad};
+use crate::origin::Input;
 use crate::parallel::cut;
 use crate::simd::{run, width};
 use crate::tiles::{Outer, even_blocks};
@@ -237,7 +238,7 @@ fn whole_vectors<'a>(pixels: &'a [f32], channels: usize, stride: usize, padded: 
 /// That of the weight is in a corner of zeros.
 pub(crate) fn backward(
     geometry: &Geometry,
-    x: Option<&[f32]>,
+    x: Option<&Input>,
     weight: Option<Weight<'_>>,
     upstream: &Upstream<'_>,
     corner: Corner,
@@ -263,11 +264,11 @@ pub(crate) fn backward(
             let mut x_grads = x_grad.chunks_mut(units.input);
             let mut input = Framed::new(geometry.input_frame(), channels[0]);
             let mut output = Framed::new(geometry.grad_frame(), channels[1]);
-            let (mut buffer, mut padded) = (Buffer::default(), Buffer::default());
+            let [mut buffer, mut made, mut padded] = [(); 3].map(|()| Buffer::default());
             for unit in part {
                 let grad = upstream.read(units.outputs(unit..unit + 1), &mut buffer);
                 if let Some(x) = x {
-                    let source = input.of(&x[units.inputs(unit..unit + 1)]);
+                    let source = input.of(x.read(units.inputs(unit..unit + 1), &mut made));
                     sums.add(channels[1], source, grad, &mut padded, &mut totals);
                 }
                 if let Some(x_grad) = x_grads.next() {

@@ -3,6 +3,8 @@
 //! An extension takes every tensor as an argument of its own.
 #![allow(clippy::too_many_arguments)]
 
+use std::sync::Arc;
+
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
@@ -19,6 +21,7 @@ use crate::geometry::Geometry;
 use crate::maps::{Maps, dense};
 use crate::moments::Moments;
 use crate::normalization::{self, Affine, Normalizer};
+use crate::origin::Origin;
 use crate::sgd::SgdStep;
 
 /// What a convolution does with its tensors.
@@ -285,10 +288,12 @@ pub(crate) fn convolve_and_normalize(
     let (convolved, moments) = convolve(x, weight, None, convolution, Behind::Statistics);
     let [mean, variance] = Moments::finish(&moments);
     let normalizer = norm.normalizer(&mean, &variance);
-    let kept = keep.then(|| convolved.clone());
-    let output = normalize(Maps::new(convolved), &normalizer);
     let [mean, variance] = per_channel([mean, variance]);
-    (kept, output, mean, variance)
+    if !keep {
+        return (None, normalize(Maps::new(convolved), &normalizer), mean, variance);
+    }
+    let output = Maps::normalized(Origin { x: convolved.clone(), normalizer: Arc::new(normalizer) });
+    (Some(convolved), output, mean, variance)
 }
 
 impl PlainKernels for Flex {

@@ -18,6 +18,7 @@ mod maps;
 mod moments;
 mod normalization;
 mod optimizer;
+mod origin;
 mod parallel;
 mod part;
 mod record;

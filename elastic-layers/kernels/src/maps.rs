@@ -3,9 +3,11 @@
 use burn::backend::TensorMetadata;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{DType, Shape, TensorData};
+use burn_std::Bytes;
 use rayon::prelude::*;
 
 use crate::buffer::{Buffer, take};
+use crate::origin::Origin;
 
 /// Channels and pixels that are transposed together.
 const TILE: usize = 16;
@@ -34,8 +36,20 @@ impl Maps {
     /// A tensor of channels-last numbers.
     pub fn tensor(data: Buffer, shape: Shape) -> FlexTensor {
         debug_assert_eq!(data.len(), shape.num_elements());
+        Self::of_bytes(data.into_bytes(), shape)
+    }
+
+    /// What a normalisation makes of a tensor, which it remembers as its origin.
+    pub fn normalized(origin: Origin) -> FlexTensor {
+        let x = Self::new(origin.x.clone());
+        let mut data = take(x.data().len());
+        origin.normalizer.map(x.data(), &mut data);
+        Self::of_bytes(data.into_bytes_from(origin), x.shape())
+    }
+
+    fn of_bytes(data: Bytes, shape: Shape) -> FlexTensor {
         let strides = channels_last(&shape);
-        FlexTensor::new(data.into_bytes(), Layout::new(shape, strides, 0), DType::F32)
+        FlexTensor::new(data, Layout::new(shape, strides, 0), DType::F32)
     }
 
     /// The logical shape.

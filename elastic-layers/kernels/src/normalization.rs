@@ -51,11 +51,16 @@ impl Normalizer {
         run(Apply { normalizer: self, x: None, target: pixels });
     }
 
+    /// Normalises pixels, on this thread.
+    pub fn write(&self, x: &[f32], target: &mut [f32]) {
+        run(Apply { normalizer: self, x: Some(x), target });
+    }
+
     /// Normalises all pixels.
     pub fn map(&self, x: &[f32], target: &mut [f32]) {
         let chunk = aligned_chunk(target.len(), self.mean.len());
         let chunks = target.par_chunks_mut(chunk).zip(x.par_chunks(chunk));
-        chunks.for_each(|(target, x)| run(Apply { normalizer: self, x: Some(x), target }));
+        chunks.for_each(|(target, x)| self.write(x, target));
     }
 
     /// As [`Self::map`], in place.

@@ -19,11 +19,19 @@ use crate::extension::{Convolution, Dense, Kernels, Norm, convolve, convolve_and
 use crate::geometry::Geometry;
 use crate::maps::{Maps, dense};
 use crate::normalization::{self, NormalizerGrad};
+use crate::origin::{Input, Origin, origin_of};
+
+/// Input of a convolution, or what it is made of.
+#[derive(Clone, Debug)]
+enum Source {
+    Node(NodeId),
+    Origin(Origin),
+}
 
 /// Input and weight of a convolution, each if the other's gradient is needed.
 #[derive(Clone, Debug)]
 struct ConvState {
-    x: Option<NodeId>,
+    x: Option<Source>,
     weight: Option<NodeId>,
     geometry: Geometry,
     /// That of the whole weight, and the corner of it that is in use.
@@ -39,7 +47,10 @@ impl ConvState {
         mut checkpoint: impl FnMut(&FloatTensor<Autodiff<Flex, C>>) -> NodeId,
     ) -> Self {
         Self {
-            x: weight.is_tracked().then(|| checkpoint(x)),
+            x: weight.is_tracked().then(|| match origin_of(x.primitive()) {
+                Some(origin) => Source::Origin(origin),
+                None => Source::Node(checkpoint(x)),
+            }),
             weight: x.is_tracked().then(|| checkpoint(weight)),
             geometry: geometry(x.primitive(), convolution),
             weight_shape: weight.shape(),
@@ -48,15 +59,18 @@ impl ConvState {
     }
 
     /// Gradients of input and weight.
-    fn grads(&self, upstream: &Upstream<'_>, checkpointer: &mut Checkpointer) -> [Option<FlexTensor>; 2] {
-        let mut get = |node: Option<NodeId>| node.map(|node| checkpointer.retrieve_node_output::<FlexTensor>(node));
-        let (x, weight) = (get(self.x).map(Maps::new), get(self.weight).map(Dense::new));
-        let geometry = &self.geometry;
-        let (x, weight) = (x.as_ref().map(Maps::data), weight.as_ref().map(Dense::weight));
-        let [x_grad, weight_grad] = convolution::backward(geometry, x, weight, upstream, self.corner);
+    fn grads(self, upstream: &Upstream<'_>, checkpointer: &mut Checkpointer) -> [Option<FlexTensor>; 2] {
+        let mut get = |node: NodeId| checkpointer.retrieve_node_output::<FlexTensor>(node);
+        let weight = self.weight.map(|node| Dense::new(get(node)));
+        let x = self.x.map(|source| match source {
+            Source::Node(node) => Input::Kept(Maps::new(get(node))),
+            Source::Origin(Origin { x, normalizer }) => Input::Made { x: Maps::new(x), normalizer },
+        });
+        let (geometry, weight) = (&self.geometry, weight.as_ref().map(Dense::weight));
+        let [x_grad, weight_grad] = convolution::backward(geometry, x.as_ref(), weight, upstream, self.corner);
         let [height, width] = geometry.input;
         let x_shape = Shape::from([geometry.batch, geometry.channels_in, height, width]);
-        let weight_grad = weight_grad.map(|grad| in_corner(grad, self.corner, self.weight_shape.clone()));
+        let weight_grad = weight_grad.map(|grad| in_corner(grad, self.corner, self.weight_shape));
         [x_grad.map(|grad| Maps::tensor(grad, x_shape)), weight_grad]
     }
 }
@@ -91,11 +105,13 @@ impl<const N: usize> Backward<Flex, N> for ConvBackward {
 
     fn backward(self, ops: Ops<ConvState, N>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let grad = Maps::new(grads.consume::<Flex>(&ops.node));
+        let channels = ops.state.geometry.channels_out;
         let [x_grad, weight_grad] = ops.state.grads(&Upstream::Given(grad.data()), checkpointer);
-        let bias_grad = ops.parents.get(2).is_some_and(Option::is_some).then(|| {
-            let channels = ops.state.geometry.channels_out;
-            dense(normalization::channel_totals(channels, grad.data()), [channels])
-        });
+        let bias_grad = ops
+            .parents
+            .get(2)
+            .is_some_and(Option::is_some)
+            .then(|| dense(normalization::channel_totals(channels, grad.data()), [channels]));
         register(grads, ops.parents.map(|parent| parent.map(|parent| parent.id)), [x_grad, weight_grad, bias_grad]);
     }
 }
