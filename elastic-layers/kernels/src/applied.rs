@@ -3,6 +3,7 @@
 use crate::buffer::{Buffer, take, zeros};
 use crate::depthwise::{Filter, Rows};
 use crate::geometry::{Frame, Geometry, Stencil, runs};
+use crate::normalization::Normalizer;
 use crate::simd::{run, width};
 use crate::tiles::{Packed, Products, Strided};
 
@@ -36,7 +37,18 @@ impl Framed {
         if self.frame.is_map() {
             return map;
         }
-        self.frame.fill(self.channels, map, &mut self.buffer);
+        self.frame.fill(self.channels, map, &mut self.buffer, |map, frame| frame.copy_from_slice(map));
+        &self.buffer
+    }
+
+    /// Of what a normalisation makes of a map.
+    pub fn of_normalized(&mut self, map: &[f32], normalizer: &Normalizer) -> &[f32] {
+        if self.frame.is_map() {
+            self.buffer.resize(map.len());
+            normalizer.write(map, &mut self.buffer);
+        } else {
+            self.frame.fill(self.channels, map, &mut self.buffer, |map, frame| normalizer.write(map, frame));
+        }
         &self.buffer
     }
 }

@@ -264,11 +264,11 @@ pub(crate) fn backward(
             let mut x_grads = x_grad.chunks_mut(units.input);
             let mut input = Framed::new(geometry.input_frame(), channels[0]);
             let mut output = Framed::new(geometry.grad_frame(), channels[1]);
-            let [mut buffer, mut made, mut padded] = [(); 3].map(|()| Buffer::default());
+            let (mut buffer, mut padded) = (Buffer::default(), Buffer::default());
             for unit in part {
                 let grad = upstream.read(units.outputs(unit..unit + 1), &mut buffer);
                 if let Some(x) = x {
-                    let source = input.of(x.read(units.inputs(unit..unit + 1), &mut made));
+                    let source = x.framed(units.inputs(unit..unit + 1), &mut input);
                     sums.add(channels[1], source, grad, &mut padded, &mut totals);
                 }
                 if let Some(x_grad) = x_grads.next() {

@@ -18,6 +18,12 @@ pub(crate) fn add(a: &[f32], b: &[f32], relu: bool, target: &mut [f32]) {
     chunks.for_each(|((target, a), b)| run(Add { a, b, relu, target }));
 }
 
+/// `target += x`.
+pub(crate) fn accumulate_all(target: &mut [f32], x: &[f32]) {
+    let chunk = aligned_chunk(target.len(), ALIGNED);
+    target.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(target, x)| accumulate(target, x));
+}
+
 /// `target += x`, on this thread.
 pub(crate) fn accumulate(target: &mut [f32], x: &[f32]) {
     run(Accumulate { x, target });

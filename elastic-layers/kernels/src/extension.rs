@@ -78,6 +78,9 @@ pub(crate) trait Kernels: Backend {
         activation: Activation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 
+    /// See [`crate::fork`].
+    fn kernels_fork(x: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>);
+
     /// See [`crate::add`] and [`crate::add_relu`].
     fn kernels_add(a: FloatTensor<Self>, b: FloatTensor<Self>, relu: bool) -> FloatTensor<Self>;
 
@@ -261,6 +264,10 @@ impl Kernels for Flex {
         let norm = Norm { gamma, beta, epsilon, activation };
         let (_, output, mean, variance) = convolve_and_normalize(x, weight, &convolution, norm, false);
         (output, mean, variance)
+    }
+
+    fn kernels_fork(x: FlexTensor) -> (FlexTensor, FlexTensor) {
+        (x.clone(), x)
     }
 
     fn kernels_add(a: FlexTensor, b: FlexTensor, relu: bool) -> FlexTensor {

@@ -214,12 +214,12 @@ impl Frame {
         (row, start.min(row)..(start + self.map[1] * channels).min(row))
     }
 
-    /// Copies a map into its frame; the padding is left as it is.
-    pub fn fill(&self, channels: usize, map: &[f32], frame: &mut [f32]) {
+    /// Writes a map into its frame, row by row; the padding is left as it is.
+    pub fn fill(&self, channels: usize, map: &[f32], frame: &mut [f32], write: impl Fn(&[f32], &mut [f32])) {
         let (row, columns) = self.columns_of_map(channels);
         let rows = frame.chunks_exact_mut(row).skip(self.lead[0]);
         for (target, source) in rows.zip(map.chunks_exact(self.map[1] * channels)) {
-            target[columns.clone()].copy_from_slice(&source[..columns.len()]);
+            write(&source[..columns.len()], &mut target[columns.clone()]);
         }
     }
 

@@ -274,7 +274,7 @@ pub fn conv2d_batch_norm(
 /// A map for two uses, as around a shortcut.
 ///
 /// What the kernels return is channels-last in memory, and Burn adds up the gradients of two uses in the order of the
-/// shape, number by number into another layout. Behind this function it finds neighbours in both.
+/// shape, number by number, on one thread, into another layout. Those of this function's outputs are added as they lie.
 ///
 /// # Shapes
 /// - `x` and both outputs: `[batch, channels, height, width]`
@@ -282,8 +282,8 @@ pub fn fork(x: Tensor<4>) -> [Tensor<4>; 2] {
     if !x.is_autodiff() || !covers(&x) {
         return [x.clone(), x];
     }
-    let pixels = x.permute([0, 2, 3, 1]);
-    [pixels.clone(), pixels].map(|pixels| pixels.permute([0, 3, 1, 2]))
+    let (first, second) = Dispatch::kernels_fork(x.into_dispatch());
+    [first, second].map(Tensor::from_dispatch)
 }
 
 /// The sum of two tensors of one shape.

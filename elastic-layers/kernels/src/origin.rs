@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 
-use crate::buffer::Buffer;
+use crate::applied::Framed;
 use crate::maps::Maps;
 use crate::normalization::Normalizer;
 
@@ -55,15 +55,11 @@ pub(crate) enum Input {
 }
 
 impl Input {
-    /// Some of the numbers, the first of which is of the first channel.
-    pub fn read<'a>(&'a self, range: Range<usize>, buffer: &'a mut Buffer) -> &'a [f32] {
+    /// A map in its frame, or pixels.
+    pub fn framed<'a>(&'a self, range: Range<usize>, framed: &'a mut Framed) -> &'a [f32] {
         match self {
-            Self::Kept(x) => &x.data()[range],
-            Self::Made { x, normalizer } => {
-                buffer.resize(range.len());
-                normalizer.write(&x.data()[range], buffer);
-                buffer
-            }
+            Self::Kept(x) => framed.of(&x.data()[range]),
+            Self::Made { x, normalizer } => framed.of_normalized(&x.data()[range], normalizer),
         }
     }
 }
@@ -85,18 +81,6 @@ mod tests {
             x: Maps::new(x).into_unique().expect("a copy"),
             normalizer: Arc::new(Normalizer::new(affine, &[70.0, 90.0], &[400.0, 1600.0])),
         })
-    }
-
-    #[test]
-    fn numbers_are_made_again() {
-        let tensor = normalized();
-        let Origin { x, normalizer } = origin_of(&tensor).expect("nobody has written to it");
-        let made = Input::Made { x: Maps::new(x), normalizer };
-        let kept = Input::Kept(Maps::new(tensor));
-        for range in [0..324, 0..2, 6..100, 322..324] {
-            let [mut first, mut second] = [Buffer::default(), Buffer::default()];
-            assert_eq!(made.read(range.clone(), &mut first), kept.read(range, &mut second));
-        }
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The gradients of the operations.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -208,6 +211,44 @@ impl Backward<Flex, 4> for ConvNormBackward {
 }
 
 #[derive(Debug)]
+struct ForkBackward;
+
+impl Backward<Flex, 1> for ForkBackward {
+    /// Whether the gradient of one of the two outputs is there already.
+    type State = Arc<AtomicBool>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let grad = grads.consume::<Flex>(&ops.node);
+        let [Some(parent)] = ops.parents else { return };
+        let is_second = ops.state.swap(true, Ordering::Relaxed);
+        // What the user asks for is not consumed, but kept: Burn adds to it.
+        let is_consumed = parent.requirement == ops.node.requirement;
+        let grad = if is_second && is_consumed {
+            let before = grads.consume::<Flex>(&parent);
+            add_to(Maps::new(grad), &Maps::new(before))
+        } else {
+            grad
+        };
+        grads.register::<Flex>(parent.id, grad);
+    }
+}
+
+/// The sum, in the first one's place if nothing else holds that.
+fn add_to(a: Maps, b: &Maps) -> FlexTensor {
+    match a.into_unique() {
+        Ok(mut a) => {
+            elementwise::accumulate_all(a.storage_mut(), b.data());
+            a
+        }
+        Err(a) => {
+            let mut sum = take(b.data().len());
+            elementwise::add(a.data(), b.data(), false, &mut sum);
+            Maps::tensor(sum, b.shape())
+        }
+    }
+}
+
+#[derive(Debug)]
 struct AddBackward;
 
 impl Backward<Flex, 2> for AddBackward {
@@ -339,6 +380,15 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
             }
         };
         (output, constant::<C>(mean), constant::<C>(variance))
+    }
+
+    fn kernels_fork(x: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let state = Arc::new(AtomicBool::new(false));
+        let output = || match ForkBackward.prepare::<C>([x.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(Arc::clone(&state), x.primitive().clone()),
+            OpsKind::UnTracked(prep) => prep.finish(x.primitive().clone()),
+        };
+        (output(), output())
     }
 
     fn kernels_add(a: FloatTensor<Self>, b: FloatTensor<Self>, relu: bool) -> FloatTensor<Self> {

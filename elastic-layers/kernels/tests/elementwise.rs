@@ -69,6 +69,27 @@ fn both_uses_of_a_map_have_their_gradients() {
     }
 }
 
+/// What Burn keeps of a gradient that the user asks for, or another use leaves, is not added twice, and one use may be none.
+#[test]
+fn a_fork_of_any_map_has_its_gradient() {
+    let _process = process();
+    let device = Device::flex().autodiff();
+    let shape = [2, 3, 5, 4];
+    for (is_leaf, uses) in [true, false].into_iter().flat_map(|is_leaf| (1..8).map(move |uses| (is_leaf, uses))) {
+        let run = |fork: fn(Tensor<4>) -> [Tensor<4>; 2]| {
+            let source = tensor::<4>(1, shape, &device).require_grad();
+            let x = if is_leaf { source.clone() } else { elastic_kernels::add_relu(source.clone(), source.clone()) };
+            let [first, second] = fork(x.clone());
+            let used = [first, second, x].into_iter().enumerate().filter(|(use_of, _)| uses >> use_of & 1 == 1);
+            let weighted = used.map(|(use_of, x)| (x * tensor(2 + use_of as u64, shape, &device)).sum());
+            let grads = weighted.reduce(|sum, one| sum + one).unwrap().backward();
+            values(source.grad(&grads).unwrap())
+        };
+        let (found, expected) = (run(elastic_kernels::fork), run(|x| [x.clone(), x]));
+        assert_close(&format!("leaf {is_leaf}, uses {uses:b}"), &expected, &found, GRADIENT);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
