@@ -15,7 +15,7 @@ use crate::normalization::{Normalizer, NormalizerGrad};
 use crate::origin::Input;
 use crate::parallel::cut;
 use crate::simd::{run, width};
-use crate::tiles::{Outer, even_blocks};
+use crate::tiles::{Outer, Vectors, even_blocks};
 
 /// Parts of the batch: a sum is the same, however many threads work on them.
 const PARTS: usize = 16;
@@ -132,8 +132,17 @@ impl Upstream<'_> {
 
 /// Sums of a weight's gradient over some units.
 enum Sums {
-    Dense { runs: Vec<(usize, usize)>, bases: Vec<usize>, stride: usize, taps: Vec<usize>, together: usize },
-    Depthwise { rows: Rows },
+    Dense {
+        runs: Vec<(usize, usize)>,
+        bases: Vec<usize>,
+        vectors: Vectors,
+        stride: usize,
+        taps: Vec<usize>,
+        together: usize,
+    },
+    Depthwise {
+        rows: Rows,
+    },
 }
 
 impl Sums {
@@ -145,10 +154,16 @@ impl Sums {
             };
         }
         let stencil = forward_stencil(geometry);
+        let runs = runs(&stencil.window(1), columns, geometry.channels_in);
+        let vectors = Vectors::of(geometry.channels_out, &runs);
         Self::Dense {
-            runs: runs(&stencil.window(1), columns, geometry.channels_in),
+            runs,
             bases: stencil.sources(columns, geometry.channels_in, 1),
-            stride: geometry.channels_out.next_multiple_of(width()),
+            vectors,
+            stride: match vectors {
+                Vectors::Channels => geometry.channels_out.next_multiple_of(width()),
+                Vectors::Runs => geometry.channels_out,
+            },
             taps: stencil.taps.iter().map(|tap| tap.number).collect(),
             together: pixels_together(geometry),
         }
@@ -164,10 +179,10 @@ impl Sums {
     fn add(&self, channels: usize, source: &[f32], grad: &[f32], padded: &mut Buffer, sums: &mut [f32]) {
         match self {
             Self::Depthwise { rows } => run(WeightGrad { rows, source, grad, sums }),
-            Self::Dense { runs, bases, stride, together, .. } => {
+            Self::Dense { runs, bases, vectors, stride, together, .. } => {
                 let grad = whole_vectors(grad, channels, *stride, padded);
                 for (bases, grad) in bases.chunks(*together).zip(grad.chunks(together * stride)) {
-                    run(Outer { source, bases, runs, grad, stride: *stride, sums });
+                    run(Outer { source, bases, runs, grad, stride: *stride, vectors: *vectors, sums });
                 }
             }
         }
@@ -186,15 +201,18 @@ impl Sums {
                 }
                 corner.write(&filters, &mut total);
             }
-            Self::Dense { stride, taps: numbers, .. } => {
+            Self::Dense { vectors, stride, taps: numbers, .. } => {
                 let sums = sum_of_parts(parts);
+                let rows = numbers.len() * channels_in;
+                // From a row to the next, and from a channel.
+                let strides = if *vectors == Vectors::Runs { [1, rows] } else { [*stride, 1] };
                 let bands = total[..channels_out * row_length].par_chunks_mut(width() * row_length);
                 bands.enumerate().for_each(|(band, total)| {
-                    for row in 0..numbers.len() * channels_in {
+                    for row in 0..rows {
                         let place = row % channels_in * taps + numbers[row / channels_in];
-                        let start = row * stride + band * width();
+                        let start = row * strides[0] + band * width() * strides[1];
                         for (output, total) in total.chunks_exact_mut(row_length).enumerate() {
-                            total[place] = sums[start + output];
+                            total[place] = sums[start + output * strides[1]];
                         }
                     }
                 });

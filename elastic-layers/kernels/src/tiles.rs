@@ -153,8 +153,8 @@ impl Products<'_> {
     fn panel<S: Simd, const V: usize>(&mut self, simd: S, first: usize) {
         let pixels = self.bases.len();
         let height = match (S::F32_LANES >= 16, V) {
-            (true, 1) => 14,
-            (true, 2) => 12,
+            // With more, there are more places of pixels than registers for them.
+            (true, 1 | 2) => 12,
             (true, _) => 8,
             (false, 1) => 8,
             (false, 2) => 6,
@@ -174,8 +174,7 @@ impl Products<'_> {
                 4 => self.tile::<S, 4, V>(simd, first, start),
                 6 => self.tile::<S, 6, V>(simd, first, start),
                 8 => self.tile::<S, 8, V>(simd, first, start),
-                12 => self.tile::<S, 12, V>(simd, first, start),
-                _ => self.tile::<S, 14, V>(simd, first, start),
+                _ => self.tile::<S, 12, V>(simd, first, start),
             }
             pixel += height;
         }
@@ -230,17 +229,46 @@ impl Products<'_> {
     }
 }
 
-/// `sums[k][c] += sum over pixels of (the k-th number that the pixel reads) * grad[pixel][c]`.
+/// `sums[k][c] += sum over pixels of (the k-th number that the pixel reads) * grad[pixel][c]`; or `sums[c][k]`, with vectors
+/// along the runs: of few channels there are fewer numbers to load for as many products.
 pub(crate) struct Outer<'a> {
     pub source: &'a [f32],
     pub bases: &'a [usize],
     /// Offset and length of every run.
     pub runs: &'a [(usize, usize)],
-    /// Whole vectors of channels for every pixel, with zeros where there is no channel.
     pub grad: &'a [f32],
-    /// Numbers of a pixel in `grad`, and of a row in `sums`.
+    /// Numbers of a pixel in `grad`.
     pub stride: usize,
+    pub vectors: Vectors,
     pub sums: &'a mut [f32],
+}
+
+/// Where the vectors of an [`Outer`] lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vectors {
+    /// In the pixels of `grad`, which are whole vectors, with zeros where there is no channel.
+    Channels,
+    /// In the runs, which are whole vectors.
+    Runs,
+}
+
+impl Vectors {
+    /// Along the runs if these are two whole vectors or more, and the channels are not.
+    pub fn of(channels: usize, runs: &[(usize, usize)]) -> Self {
+        let lanes = width();
+        let are_long = runs.iter().all(|(_, length)| length.is_multiple_of(lanes) && *length >= 2 * lanes);
+        let are_few = channels <= lanes || !channels.is_multiple_of(lanes);
+        if are_long && are_few { Self::Runs } else { Self::Channels }
+    }
+}
+
+/// First numbers of two operands, and the place of the sums of their products.
+#[derive(Clone, Copy)]
+struct Place {
+    numbers: usize,
+    vectors: usize,
+    row: usize,
+    column: usize,
 }
 
 impl WithSimd for Outer<'_> {
@@ -248,57 +276,76 @@ impl WithSimd for Outer<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let height = if S::F32_LANES >= 16 { WIDE } else { NARROW };
-        let mut row = 0;
-        for &(offset, length) in self.runs {
-            for (start, count) in even_blocks(length, height) {
-                let (offset, row) = (offset + start, row + start);
-                match count {
-                    1 => self.rows::<S, 1>(simd, offset, row),
-                    2 => self.rows::<S, 2>(simd, offset, row),
-                    3 => self.rows::<S, 3>(simd, offset, row),
-                    4 => self.rows::<S, 4>(simd, offset, row),
-                    5 if WIDE == height => self.rows::<S, 5>(simd, offset, row),
-                    6 if WIDE == height => self.rows::<S, 6>(simd, offset, row),
-                    7 if WIDE == height => self.rows::<S, 7>(simd, offset, row),
-                    _ if WIDE == height => self.rows::<S, WIDE>(simd, offset, row),
-                    _ => unreachable!("blocks are no higher"),
+        let (height, lanes) = (if S::F32_LANES >= 16 { WIDE } else { NARROW }, S::F32_LANES);
+        let (runs, stride) = (self.runs, self.stride);
+        let mut before = 0;
+        for &(offset, length) in runs {
+            if self.vectors == Vectors::Channels {
+                for (start, count) in even_blocks(length, height) {
+                    for (first, vectors) in even_blocks(stride / lanes, VECTORS) {
+                        let column = first * lanes;
+                        let place = Place { numbers: offset + start, vectors: column, row: before + start, column };
+                        self.rows::<S, false>(simd, count, vectors, place);
+                    }
+                }
+            } else {
+                for (first, vectors) in even_blocks(length / lanes, VECTORS) {
+                    let first = first * lanes;
+                    for (row, count) in even_blocks(stride, height) {
+                        let place = Place { numbers: row, vectors: offset + first, row, column: before + first };
+                        self.rows::<S, true>(simd, count, vectors, place);
+                    }
                 }
             }
-            row += length;
+            before += length;
         }
     }
 }
 
 impl Outer<'_> {
     #[inline(always)]
-    fn rows<S: Simd, const H: usize>(&mut self, simd: S, offset: usize, row: usize) {
-        for (first, count) in even_blocks(self.stride / S::F32_LANES, VECTORS) {
-            match count {
-                1 => self.tile::<S, H, 1>(simd, offset, row, first),
-                2 => self.tile::<S, H, 2>(simd, offset, row, first),
-                _ => self.tile::<S, H, VECTORS>(simd, offset, row, first),
-            }
+    fn rows<S: Simd, const ALONG: bool>(&mut self, simd: S, count: usize, vectors: usize, place: Place) {
+        match count {
+            1 => self.row::<S, ALONG, 1>(simd, vectors, place),
+            2 => self.row::<S, ALONG, 2>(simd, vectors, place),
+            3 => self.row::<S, ALONG, 3>(simd, vectors, place),
+            4 => self.row::<S, ALONG, 4>(simd, vectors, place),
+            5 if S::F32_LANES >= 16 => self.row::<S, ALONG, 5>(simd, vectors, place),
+            6 if S::F32_LANES >= 16 => self.row::<S, ALONG, 6>(simd, vectors, place),
+            7 if S::F32_LANES >= 16 => self.row::<S, ALONG, 7>(simd, vectors, place),
+            _ if S::F32_LANES >= 16 => self.row::<S, ALONG, WIDE>(simd, vectors, place),
+            _ => unreachable!("blocks are no higher"),
         }
     }
 
     #[inline(always)]
-    fn tile<S: Simd, const H: usize, const V: usize>(&mut self, simd: S, offset: usize, row: usize, first: usize) {
+    fn row<S: Simd, const ALONG: bool, const H: usize>(&mut self, simd: S, vectors: usize, place: Place) {
+        match vectors {
+            1 => self.tile::<S, ALONG, H, 1>(simd, place),
+            2 => self.tile::<S, ALONG, H, 2>(simd, place),
+            _ => self.tile::<S, ALONG, H, VECTORS>(simd, place),
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const ALONG: bool, const H: usize, const V: usize>(&mut self, simd: S, place: Place) {
         let lanes = S::F32_LANES;
         let mut sums = [[simd.splat_f32s(0.0); V]; H];
-        let source = &self.source[offset..];
         for (&base, grad) in self.bases.iter().zip(self.grad.chunks_exact(self.stride)) {
-            let values = &source[base..base + H];
-            let grads = S::as_simd_f32s(&grad[first * lanes..(first + V) * lanes]).0;
+            let source = &self.source[base..];
+            let (numbers, vectors) = if ALONG { (grad, source) } else { (source, grad) };
+            let numbers = &numbers[place.numbers..place.numbers + H];
+            let vectors = S::as_simd_f32s(&vectors[place.vectors..place.vectors + V * lanes]).0;
             for h in 0..H {
-                let value = simd.splat_f32s(values[h]);
+                let value = simd.splat_f32s(numbers[h]);
                 for v in 0..V {
-                    sums[h][v] = simd.mul_add_e_f32s(value, grads[v], sums[h][v]);
+                    sums[h][v] = simd.mul_add_e_f32s(value, vectors[v], sums[h][v]);
                 }
             }
         }
+        let row = if ALONG { self.sums.len() / self.stride } else { self.stride };
         for h in 0..H {
-            let totals = &mut self.sums[(row + h) * self.stride + first * lanes..][..V * lanes];
+            let totals = &mut self.sums[(place.row + h) * row + place.column..][..V * lanes];
             let totals = S::as_mut_simd_f32s(totals).0;
             for v in 0..V {
                 totals[v] = simd.add_f32s(totals[v], sums[h][v]);
