@@ -18,15 +18,28 @@ pub(crate) fn add(a: &[f32], b: &[f32], relu: bool, target: &mut [f32]) {
     chunks.for_each(|((target, a), b)| run(Add { a, b, relu, target }));
 }
 
-/// `target += x`.
-pub(crate) fn accumulate_all(target: &mut [f32], x: &[f32]) {
-    let chunk = aligned_chunk(target.len(), ALIGNED);
-    target.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).for_each(|(target, x)| accumulate(target, x));
+/// What is made of a target and other numbers.
+#[derive(Clone, Copy)]
+pub(crate) enum Change {
+    /// As [`add`].
+    Sum,
+    SumRelu,
+    /// As [`relu_grad`], of a gradient and what the ReLU gave.
+    ReluGrad,
+}
+
+impl Change {
+    /// Changes all of the target.
+    pub fn all(self, target: &mut [f32], x: &[f32]) {
+        let chunk = aligned_chunk(target.len(), ALIGNED);
+        let chunks = target.par_chunks_mut(chunk).zip(x.par_chunks(chunk));
+        chunks.for_each(|(target, x)| run(Update { change: self, x, target }));
+    }
 }
 
 /// `target += x`, on this thread.
 pub(crate) fn accumulate(target: &mut [f32], x: &[f32]) {
-    run(Accumulate { x, target });
+    run(Update { change: Change::Sum, x, target });
 }
 
 /// The gradient behind a ReLU, of what it gave: 0 where that is 0.
@@ -89,23 +102,38 @@ impl<S: Simd> Function<S, 1, 2, 1> for SumRelu {
     }
 }
 
-struct Accumulate<'a, 'b> {
+struct Update<'a, 'b> {
+    change: Change,
     x: &'a [f32],
     target: &'b mut [f32],
 }
 
-impl WithSimd for Accumulate<'_, '_> {
+impl WithSimd for Update<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        match self.change {
+            Change::Sum => self.all(simd, PlainSum),
+            Change::SumRelu => self.all(simd, SumRelu),
+            Change::ReluGrad => self.all(simd, Masked),
+        }
+    }
+}
+
+impl Update<'_, '_> {
+    #[inline(always)]
+    fn all<S: Simd>(self, simd: S, function: impl Function<S, 1, 2, 1>) {
+        let none = [simd.splat_f32s(0.0)];
         let (targets, end) = S::as_mut_simd_f32s(self.target);
         let (values, value_end) = S::as_simd_f32s(self.x);
         for (target, value) in targets.iter_mut().zip(values) {
-            *target = simd.add_f32s(*target, *value);
+            [*target] = function.call(simd, none, [*target, *value]);
         }
-        for (target, value) in end.iter_mut().zip(value_end) {
-            *target += value;
+        if !end.is_empty() {
+            let both = [simd.partial_load_f32s(end), simd.partial_load_f32s(value_end)];
+            let [value] = function.call(simd, none, both);
+            simd.partial_store_f32s(end, value);
         }
     }
 }
@@ -121,7 +149,7 @@ impl WithSimd for ReluGrad<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        map(simd, [&[0.0; ALIGNED]], [self.output, self.grad], self.target, Masked);
+        map(simd, [&[0.0; ALIGNED]], [self.grad, self.output], self.target, Masked);
     }
 }
 
@@ -130,7 +158,7 @@ struct Masked;
 
 impl<S: Simd> Function<S, 1, 2, 1> for Masked {
     #[inline(always)]
-    fn call(self, simd: S, [zero]: [S::f32s; 1], [output, grad]: [S::f32s; 2]) -> [S::f32s; 1] {
+    fn call(self, simd: S, [zero]: [S::f32s; 1], [grad, output]: [S::f32s; 2]) -> [S::f32s; 1] {
         [select(simd, simd.less_than_or_equal_f32s(output, zero), zero, grad)]
     }
 }

@@ -16,7 +16,7 @@ use crate::Activation;
 use crate::applied::Weight;
 use crate::buffer::{corner_of, set_corner, take};
 use crate::convolution::{self, Behind};
-use crate::elementwise;
+use crate::elementwise::{self, Change};
 use crate::geometry::Geometry;
 use crate::maps::{Maps, dense};
 use crate::moments::Moments;
@@ -271,10 +271,20 @@ impl Kernels for Flex {
     }
 
     fn kernels_add(a: FlexTensor, b: FlexTensor, relu: bool) -> FlexTensor {
-        let (a, b) = (Maps::new(a), Maps::new(b));
-        let mut sum = take(a.data().len());
-        elementwise::add(a.data(), b.data(), relu, &mut sum);
-        Maps::tensor(sum, a.shape())
+        let b = Maps::new(b);
+        // In place where nothing else holds the first.
+        match Maps::new(a).into_unique() {
+            Ok(mut a) => {
+                let change = if relu { Change::SumRelu } else { Change::Sum };
+                change.all(a.storage_mut(), b.data());
+                a
+            }
+            Err(a) => {
+                let mut sum = take(a.data().len());
+                elementwise::add(a.data(), b.data(), relu, &mut sum);
+                Maps::tensor(sum, a.shape())
+            }
+        }
     }
 
     fn kernels_global_mean(x: FlexTensor) -> FlexTensor {

@@ -17,7 +17,7 @@ use crate::Activation;
 use crate::buffer::{Buffer, take, zeros_around};
 use crate::convolution::{self, Behind, Upstream};
 use crate::corner::Corner;
-use crate::elementwise;
+use crate::elementwise::{self, Change};
 use crate::extension::{Convolution, Dense, Kernels, Norm, convolve, convolve_and_normalize, geometry};
 use crate::geometry::Geometry;
 use crate::maps::{Maps, dense};
@@ -225,26 +225,11 @@ impl Backward<Flex, 1> for ForkBackward {
         let is_consumed = parent.requirement == ops.node.requirement;
         let grad = if is_second && is_consumed {
             let before = grads.consume::<Flex>(&parent);
-            add_to(Maps::new(grad), &Maps::new(before))
+            Flex::kernels_add(grad, before, false)
         } else {
             grad
         };
         grads.register::<Flex>(parent.id, grad);
-    }
-}
-
-/// The sum, in the first one's place if nothing else holds that.
-fn add_to(a: Maps, b: &Maps) -> FlexTensor {
-    match a.into_unique() {
-        Ok(mut a) => {
-            elementwise::accumulate_all(a.storage_mut(), b.data());
-            a
-        }
-        Err(a) => {
-            let mut sum = take(b.data().len());
-            elementwise::add(a.data(), b.data(), false, &mut sum);
-            Maps::tensor(sum, b.shape())
-        }
     }
 }
 
@@ -258,10 +243,18 @@ impl Backward<Flex, 2> for AddBackward {
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let mut grad = grads.consume::<Flex>(&ops.node);
         if let Some(output) = ops.state {
-            let (output, maps) = (Maps::new(output), Maps::new(grad));
-            let mut through = take(maps.data().len());
-            elementwise::relu_grad(output.data(), maps.data(), &mut through);
-            grad = Maps::tensor(through, maps.shape());
+            let output = Maps::new(output);
+            grad = match Maps::new(grad).into_unique() {
+                Ok(mut grad) => {
+                    Change::ReluGrad.all(grad.storage_mut(), output.data());
+                    grad
+                }
+                Err(grad) => {
+                    let mut through = take(grad.data().len());
+                    elementwise::relu_grad(output.data(), grad.data(), &mut through);
+                    Maps::tensor(through, grad.shape())
+                }
+            };
         }
         register(grads, ops.parents.map(|parent| parent.map(|parent| parent.id)), [Some(grad.clone()), Some(grad)]);
     }

@@ -109,6 +109,21 @@ proptest! {
         for (level, found) in everywhere(|| sum_outcome(shape, layouts, elastic_kernels::add_relu)) {
             prop_assert_eq!(&found, &relu, "{:?}, ReLU", level);
         }
+        // Where nothing else holds the first, it is overwritten; where something does, it is not.
+        for sum in [elastic_kernels::add, elastic_kernels::add_relu] {
+            let [first, second] = [0, 1].map(|which| laid_out(which, shape, layouts[0], &Device::flex(), |x| x)[1].clone());
+            // As a layer leaves it in memory.
+            let made = || sum(first.clone(), second.clone());
+            let expected = values(sum(made().clone(), second.clone()) + 0.0);
+            for (level, found) in everywhere(|| {
+                let (held, owned) = (made(), made());
+                let before = values(held.clone());
+                let of_held = values(sum(held.clone(), second.clone()));
+                (before == values(held), of_held, values(sum(owned, second.clone())))
+            }) {
+                prop_assert_eq!(&found, &(true, expected.clone(), expected.clone()), "{:?}", level);
+            }
+        }
     }
 
     #[test]
