@@ -70,11 +70,11 @@ impl Law {
             let count = inputs.len().min(FITTED_ENTRIES);
             Process::fit(&inputs[..count], &rest[..count], &Hyperparameters::initial(FEATURES))
         });
-        Some(Self { intercept, slope, process: Process::new(inputs, &rest, hyperparameters)? })
+        Some(Self { intercept, slope, process: Process::new(&inputs, &rest, hyperparameters)? })
     }
 
     fn log_ms(&self, block: &Block) -> f64 {
-        self.intercept + self.slope * log_work(block) + self.process.mean(&features(block))
+        self.intercept + self.slope * log_work(block) + self.process.at(&features(block)).0
     }
 }
 
@@ -131,7 +131,7 @@ impl LatencyModel {
 
     /// The deviation of the logarithm of a block's predicted time; nothing where the family is not known.
     pub fn log_deviation(&self, block: &Block) -> Option<f64> {
-        Some(self.laws.get(&Family::of(block))?.process.variance(&features(block)).sqrt())
+        Some(self.laws.get(&Family::of(block))?.process.at(&features(block)).1.sqrt())
     }
 
     /// The sum of the times of blocks, in ms, before calibration.

@@ -1,7 +1,10 @@
-//! Gaussian-process regression: C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for Machine Learning", MIT
-//! Press, 2006; the equations named below are that book's.
+//! Gaussian-process regression, by the crate `gprx`: C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for Machine
+//! Learning", MIT Press, 2006.
 
-use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
+use gprx::kernel::{ConstantKernel, KernelSpec, MaternArdKernel, MaternNu};
+use gprx::{
+    FittedGpr, Fixed, GaussianLikelihood, Gpr, GprError, Interval, IntervalError, PredictOptions, VarianceKind,
+};
 use serde::{Deserialize, Serialize};
 
 /// What a process was fitted to. All numbers are above 0.
@@ -16,10 +19,17 @@ pub struct Hyperparameters {
     pub scales: Vec<f64>,
 }
 
-/// Ranges of the logarithms of amplitude, noise and scales.
+/// Ranges of amplitude, noise and scales.
 const AMPLITUDE: [f64; 2] = [0.02, 10.0];
 const NOISE: [f64; 2] = [0.005, 0.5];
 const SCALE: [f64; 2] = [0.01, 30.0];
+
+/// How far beyond a range numbers may be: the ranges of a fit are open.
+const MARGIN: f64 = 1e-3;
+
+fn widened([low, high]: [f64; 2]) -> [f64; 2] {
+    [low * (1.0 - MARGIN), high * (1.0 + MARGIN)]
+}
 
 impl Hyperparameters {
     /// Where a fit begins.
@@ -29,59 +39,89 @@ impl Hyperparameters {
 
     /// Whether a process of so many inputs can have them.
     pub fn is_valid(&self, inputs: usize) -> bool {
-        let within = |value: f64, [low, high]: [f64; 2]| (low * 0.999..=high * 1.001).contains(&value);
+        let within = |value: f64, range: [f64; 2]| {
+            let [low, high] = widened(range);
+            value > low && value < high
+        };
         within(self.amplitude, AMPLITUDE)
             && within(self.noise, NOISE)
             && self.scales.len() == inputs
             && self.scales.iter().all(|&scale| within(scale, SCALE))
     }
 
-    fn logarithms(&self) -> Vec<f64> {
-        [self.amplitude, self.noise].iter().chain(&self.scales).map(|value| value.ln()).collect()
+    /// A Matern kernel with nu = 5/2 (equation 4.17) and a length scale for each input.
+    fn process(&self) -> Result<Gpr, GprError> {
+        let interval = |range: [f64; 2], of: fn(f64) -> f64| -> Result<Interval, IntervalError> {
+            let [one, other] = widened(range).map(of);
+            Interval::new(one.min(other), one.max(other))
+        };
+        let lengths: Vec<f64> = self.scales.iter().map(|scale| scale.recip()).collect();
+        let amplitude =
+            ConstantKernel::new(self.amplitude.powi(2))?.with_bounds(interval(AMPLITUDE, |x| x.powi(2))?)?;
+        let matern = MaternArdKernel::new(&lengths, MaternNu::FiveHalves)?.with_bounds(interval(SCALE, f64::recip)?)?;
+        let noise = GaussianLikelihood::new(self.noise.powi(2))?.with_bounds(interval(NOISE, |x| x.powi(2))?)?;
+        Ok(Gpr::new(KernelSpec::from(amplitude) * KernelSpec::from(matern), noise))
     }
 
-    /// The hyperparameters nearest to logarithms, within their ranges.
-    fn from_logarithms(logarithms: &[f64]) -> Self {
-        let within = |value: f64, [low, high]: [f64; 2]| value.exp().clamp(low, high);
-        Self {
-            amplitude: within(logarithms[0], AMPLITUDE),
-            noise: within(logarithms[1], NOISE),
-            scales: logarithms[2..].iter().map(|&value| within(value, SCALE)).collect(),
-        }
+    /// Of the logarithms of amplitude and noise, squared, and of the length scales.
+    fn from_parameters(parameters: &[f64]) -> Option<Self> {
+        let (amplitude, rest) = parameters.split_first()?;
+        let (noise, lengths) = rest.split_last()?;
+        let [amplitude, noise] = [amplitude, noise].map(|logarithm| (logarithm / 2.0).exp());
+        Some(Self { amplitude, noise, scales: lengths.iter().map(|logarithm| (-logarithm).exp()).collect() })
     }
 }
-
-/// Steps of the ascent of the likelihood.
-const STEPS: usize = 50;
 
 /// A process conditioned on measurements.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Process {
     hyperparameters: Hyperparameters,
-    inputs: Vec<Vec<f64>>,
     mean: f64,
-    /// `K^-1 (y - mean)`.
-    weights: DVector<f64>,
-    cholesky: Cholesky<f64, Dyn>,
+    fitted: FittedGpr<Fixed>,
 }
 
-/// Matern 5/2 of a scaled distance (equation 4.17).
-fn matern(distance: f64) -> f64 {
-    let z = 5f64.sqrt() * distance;
-    (1.0 + z + z * z / 3.0) * (-z).exp()
+impl std::fmt::Debug for Process {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { hyperparameters, mean, fitted } = self;
+        formatter
+            .debug_struct("Process")
+            .field("hyperparameters", hyperparameters)
+            .field("mean", mean)
+            .field("measurements", &fitted.n())
+            .finish()
+    }
+}
+
+/// Inputs, column by column, with their number and that of the columns; and outputs around their mean.
+struct Sample {
+    inputs: Vec<f64>,
+    sizes: [usize; 2],
+    outputs: Vec<f64>,
+    mean: f64,
+}
+
+impl Sample {
+    fn new(inputs: &[Vec<f64>], outputs: &[f64]) -> Self {
+        let columns = inputs.first().map_or(0, Vec::len);
+        let mean = outputs.iter().sum::<f64>() / outputs.len() as f64;
+        Self {
+            inputs: (0..columns).flat_map(|column| inputs.iter().map(move |input| input[column])).collect(),
+            sizes: [inputs.len(), columns],
+            outputs: outputs.iter().map(|output| output - mean).collect(),
+            mean,
+        }
+    }
 }
 
 impl Process {
     /// Conditions a process on outputs at inputs.
     ///
     /// `None` if there is nothing, or the numbers are such that the covariance has no Cholesky factor.
-    pub fn new(inputs: Vec<Vec<f64>>, outputs: &[f64], hyperparameters: Hyperparameters) -> Option<Self> {
-        let mean = outputs.iter().sum::<f64>() / outputs.len() as f64;
-        let cholesky = Cholesky::new(covariance(&inputs, &hyperparameters))?;
-        let centred = DVector::from_iterator(outputs.len(), outputs.iter().map(|output| output - mean));
-        let weights = cholesky.solve(&centred);
-        let fine = mean.is_finite() && weights.iter().all(|weight| weight.is_finite());
-        fine.then_some(Self { hyperparameters, inputs, mean, weights, cholesky })
+    pub fn new(inputs: &[Vec<f64>], outputs: &[f64], hyperparameters: Hyperparameters) -> Option<Self> {
+        let Sample { inputs, sizes: [rows, columns], outputs, mean } = Sample::new(inputs, outputs);
+        let process = hyperparameters.process().ok()?.with_optimizer(Fixed);
+        let fitted = process.factor(&inputs, rows, columns, &outputs).ok()?;
+        Some(Self { hyperparameters, mean, fitted })
     }
 
     /// The hyperparameters.
@@ -89,109 +129,34 @@ impl Process {
         &self.hyperparameters
     }
 
-    /// The hyperparameters of the largest marginal likelihood near a start (equation 5.8), by steps of resilient
-    /// propagation (M. Riedmiller and H. Braun, 1993) on their logarithms.
+    /// The hyperparameters of the largest marginal likelihood near a start (equation 5.8), by L-BFGS; the start, if there
+    /// is nothing to fit to.
     pub fn fit(inputs: &[Vec<f64>], outputs: &[f64], start: &Hyperparameters) -> Hyperparameters {
-        let mut at = start.logarithms();
-        let mut best = (f64::NEG_INFINITY, start.clone());
-        let mut steps = vec![0.3f64; at.len()];
-        let mut before = vec![0.0f64; at.len()];
-        for _ in 0..STEPS {
-            let hyperparameters = Hyperparameters::from_logarithms(&at);
-            let Some(process) = Self::new(inputs.to_vec(), outputs, hyperparameters.clone()) else { break };
-            let (likelihood, gradient) = process.likelihood(outputs);
-            if likelihood > best.0 {
-                best = (likelihood, hyperparameters.clone());
-            }
-            // Where a range ends, the ascent goes on from there.
-            at = hyperparameters.logarithms();
-            for (index, &slope) in gradient.iter().enumerate() {
-                let factor = match (slope * before[index]).partial_cmp(&0.0) {
-                    Some(std::cmp::Ordering::Greater) => 1.2,
-                    Some(std::cmp::Ordering::Less) => 0.5,
-                    _ => 1.0,
-                };
-                steps[index] = (steps[index] * factor).clamp(1e-3, 1.0);
-                at[index] += steps[index] * if slope == 0.0 { 0.0 } else { slope.signum() };
-            }
-            before = gradient;
-        }
-        best.1
+        let Sample { inputs, sizes: [rows, columns], outputs, .. } = Sample::new(inputs, outputs);
+        let fit = || {
+            let fitted = start.process().ok()?.fit(&inputs, rows, columns, &outputs).ok()?;
+            let mut parameters = vec![0.0; fitted.num_params()];
+            fitted.get_params(&mut parameters).ok()?;
+            Hyperparameters::from_parameters(&parameters)
+        };
+        fit().unwrap_or_else(|| start.clone())
     }
 
-    /// The logarithm of the marginal likelihood (equation 5.8), and its gradient with respect to the logarithms of
-    /// amplitude, noise and scales (equation 5.9).
-    fn likelihood(&self, outputs: &[f64]) -> (f64, Vec<f64>) {
-        let Hyperparameters { amplitude, noise, scales } = &self.hyperparameters;
-        let count = self.inputs.len();
-        let fit: f64 = self.weights.iter().zip(outputs).map(|(weight, output)| weight * (output - self.mean)).sum();
-        let log_determinant: f64 = (0..count).map(|row| 2.0 * self.cholesky.l_dirty()[(row, row)].ln()).sum();
-        let likelihood = -0.5 * (fit + log_determinant + count as f64 * std::f64::consts::TAU.ln());
-
-        let inverse = self.cholesky.inverse();
-        let mut gradient = vec![0.0; 2 + scales.len()];
-        for row in 0..count {
-            for column in 0..=row {
-                // Of the symmetric matrix alpha alpha^T - K^-1, each element off the diagonal counts twice.
-                let weight = self.weights[row] * self.weights[column] - inverse[(row, column)];
-                if row == column {
-                    gradient[0] += weight * amplitude * amplitude;
-                    gradient[1] += weight * noise * noise;
-                    continue;
-                }
-                let distance = distance(&self.inputs[row], &self.inputs[column], scales);
-                gradient[0] += 2.0 * weight * amplitude * amplitude * matern(distance);
-                let z = 5f64.sqrt() * distance;
-                let slope = 2.0 * weight * amplitude * amplitude * 5.0 / 6.0 * (1.0 + z) * (-z).exp();
-                for (index, scale) in scales.iter().enumerate() {
-                    let difference = (self.inputs[row][index] - self.inputs[column][index]) * scale;
-                    gradient[2 + index] -= slope * difference * difference;
-                }
-            }
-        }
-        (likelihood, gradient)
+    /// The expected output at an input, and its variance, noise not counted (equations 2.25 and 2.26).
+    ///
+    /// # Panics
+    /// If the input has not as many finite numbers as those that the process was conditioned on.
+    pub fn at(&self, input: &[f64]) -> (f64, f64) {
+        let options = PredictOptions { variance_kind: VarianceKind::Latent };
+        let found = self.fitted.predict_with(input, 1, input.len(), options).expect("an input like the others");
+        (self.mean + found.mean[0], found.variance[0].max(0.0))
     }
-
-    fn covariances(&self, input: &[f64]) -> DVector<f64> {
-        let Hyperparameters { amplitude, scales, .. } = &self.hyperparameters;
-        let of = |other: &Vec<f64>| amplitude * amplitude * matern(distance(other, input, scales));
-        DVector::from_iterator(self.inputs.len(), self.inputs.iter().map(of))
-    }
-
-    /// The expected output at an input (equation 2.25).
-    pub fn mean(&self, input: &[f64]) -> f64 {
-        self.mean + self.covariances(input).dot(&self.weights)
-    }
-
-    /// The variance of the output at an input, noise not counted (equation 2.26).
-    pub fn variance(&self, input: &[f64]) -> f64 {
-        let covariances = self.covariances(input);
-        let prior = self.hyperparameters.amplitude.powi(2);
-        (prior - covariances.dot(&self.cholesky.solve(&covariances))).max(0.0)
-    }
-}
-
-fn distance(one: &[f64], other: &[f64], scales: &[f64]) -> f64 {
-    let squares = one.iter().zip(other).zip(scales).map(|((one, other), scale)| ((one - other) * scale).powi(2));
-    squares.sum::<f64>().sqrt()
-}
-
-fn covariance(inputs: &[Vec<f64>], Hyperparameters { amplitude, noise, scales }: &Hyperparameters) -> DMatrix<f64> {
-    let mut covariance = DMatrix::zeros(inputs.len(), inputs.len());
-    for row in 0..inputs.len() {
-        for column in 0..=row {
-            let value = amplitude * amplitude * matern(distance(&inputs[row], &inputs[column], scales));
-            covariance[(row, column)] = value;
-            covariance[(column, row)] = value;
-        }
-        covariance[(row, row)] += noise * noise;
-    }
-    covariance
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nalgebra::{DMatrix, DVector};
     use proptest::prelude::*;
 
     fn sample() -> (Vec<Vec<f64>>, Vec<f64>) {
@@ -204,37 +169,72 @@ mod tests {
         Hyperparameters { amplitude: 0.9, noise: 0.05, scales: vec![0.6, 0.4] }
     }
 
-    /// Against differences of the likelihood, which is itself held against the textbook's density below.
+    /// Three outputs, by hand: the normal distribution of a fourth, given these (equations 2.25 and 2.26).
     #[test]
-    fn the_gradient_is_that_of_the_likelihood() {
-        let (inputs, outputs) = sample();
-        let at = hyperparameters().logarithms();
-        let likelihood = |at: &[f64]| {
-            let process = Process::new(inputs.clone(), &outputs, Hyperparameters::from_logarithms(at)).unwrap();
-            process.likelihood(&outputs)
+    fn predictions_are_those_of_the_textbook() {
+        let hyperparameters = Hyperparameters { amplitude: 1.3, noise: 0.2, scales: vec![0.8, 0.3] };
+        let inputs = [vec![0.0, 1.0], vec![1.0, -2.0], vec![2.5, 0.5]];
+        let outputs = [1.0, -0.5, 0.7];
+        let matern = |one: &[f64], other: &[f64]| {
+            let squares: f64 =
+                (0..2).map(|axis| ((one[axis] - other[axis]) * hyperparameters.scales[axis]).powi(2)).sum();
+            let z = (5.0 * squares).sqrt();
+            1.3 * 1.3 * (1.0 + z + z * z / 3.0) * (-z).exp()
         };
-        let (_, gradient) = likelihood(&at);
-        for index in 0..at.len() {
-            let [mut above, mut below] = [at.clone(), at.clone()];
-            above[index] += 1e-5;
-            below[index] -= 1e-5;
-            let slope = (likelihood(&above).0 - likelihood(&below).0) / 2e-5;
-            let close = (slope - gradient[index]).abs() < 1e-4 * slope.abs().max(1.0);
-            assert!(close, "{index}: expected {slope}, found {}", gradient[index]);
-        }
+        let at = [1.5, 0.2];
+        let covariance = DMatrix::from_fn(3, 3, |row, column| {
+            matern(&inputs[row], &inputs[column]) + if row == column { 0.2 * 0.2 } else { 0.0 }
+        });
+        let inverse = covariance.try_inverse().unwrap();
+        let with = DVector::from_fn(3, |row, _| matern(&inputs[row], &at));
+        let mean = outputs.iter().sum::<f64>() / 3.0;
+        let centred = DVector::from_fn(3, |row, _| outputs[row] - mean);
+        let expected = mean + (with.transpose() * &inverse * centred)[0];
+        let variance = matern(&at, &at) - (with.transpose() * inverse * &with)[0];
+        let found = Process::new(&inputs, &outputs, hyperparameters.clone()).unwrap().at(&at);
+        assert!(
+            (found.0 - expected).abs() < 1e-12 && (found.1 - variance).abs() < 1e-12,
+            "{found:?}, {expected}, {variance}"
+        );
     }
 
-    /// Two outputs, by hand: the density of a normal distribution of two dimensions.
+    /// No hyperparameters nearby are more likely: by the density of the outputs, computed from the determinant.
     #[test]
-    fn the_likelihood_is_the_density_of_the_outputs() {
-        let hyperparameters = Hyperparameters { amplitude: 1.0, noise: 0.5, scales: vec![1.0] };
-        let process = Process::new(vec![vec![0.0], vec![1.0]], &[1.0, -1.0], hyperparameters).unwrap();
-        let (variance, covariance) = (1.25f64, matern(1.0));
-        let determinant = variance * variance - covariance * covariance;
-        // (1, -1) K^-1 (1, -1)^T = 2 (variance + covariance) / determinant.
-        let exponent = 2.0 * (variance + covariance) / determinant;
-        let expected = -0.5 * (exponent + determinant.ln() + 2.0 * std::f64::consts::TAU.ln());
-        assert!((process.likelihood(&[1.0, -1.0]).0 - expected).abs() < 1e-12);
+    fn a_fit_is_the_most_likely_nearby() {
+        let inputs: Vec<Vec<f64>> = (0..49).map(|i| vec![f64::from(i % 7), f64::from(i / 7)]).collect();
+        let rough = (0..49).map(|i| f64::from(i * 29 % 49 - 24) / 150.0);
+        let outputs: Vec<f64> =
+            inputs.iter().zip(rough).map(|(x, rough)| (x[0] * 1.5).sin() + (x[1] * 0.8).cos() + rough).collect();
+        let mean = outputs.iter().sum::<f64>() / outputs.len() as f64;
+        let count = outputs.len();
+        let log_density = |Hyperparameters { amplitude, noise, scales }: &Hyperparameters| {
+            let covariance = DMatrix::from_fn(count, count, |row, column| {
+                let squares: f64 =
+                    (0..2).map(|axis| ((inputs[row][axis] - inputs[column][axis]) * scales[axis]).powi(2)).sum();
+                let z = (5.0 * squares).sqrt();
+                let noise = if row == column { noise * noise } else { 0.0 };
+                amplitude * amplitude * (1.0 + z + z * z / 3.0) * (-z).exp() + noise
+            });
+            let factor = covariance.cholesky().unwrap();
+            let centred = DVector::from_fn(count, |row, _| outputs[row] - mean);
+            let determinant: f64 = factor.l().diagonal().iter().map(|number| 2.0 * number.ln()).sum();
+            -0.5 * (centred.dot(&factor.solve(&centred)) + determinant)
+        };
+        let fitted = Process::fit(&inputs, &outputs, &Hyperparameters::initial(2));
+        assert!(fitted.is_valid(2), "{fitted:?}");
+        let best = log_density(&fitted);
+        for factor in [0.9, 1.1] {
+            let Hyperparameters { amplitude, noise, scales } = fitted.clone();
+            let others = [
+                Hyperparameters { amplitude: amplitude * factor, ..fitted.clone() },
+                Hyperparameters { noise: noise * factor, ..fitted.clone() },
+                Hyperparameters { scales: vec![scales[0] * factor, scales[1]], ..fitted.clone() },
+                Hyperparameters { scales: vec![scales[0], scales[1] * factor], ..fitted.clone() },
+            ];
+            for other in others {
+                assert!(log_density(&other) < best, "{other:?} is more likely than {fitted:?}");
+            }
+        }
     }
 
     #[test]
@@ -246,8 +246,8 @@ mod tests {
         assert!(fitted.is_valid(2), "{fitted:?}");
         // The second input has no part in the outputs.
         assert!(fitted.scales[0] > 5.0 * fitted.scales[1] && fitted.noise < 0.02, "{fitted:?}");
-        let process = Process::new(inputs, &outputs, fitted).unwrap();
-        assert!((process.mean(&[3.33, 2.0]) - 3.33f64.sin()).abs() < 0.03);
+        let process = Process::new(&inputs, &outputs, fitted).unwrap();
+        assert!((process.at(&[3.33, 2.0]).0 - 3.33f64.sin()).abs() < 0.03);
     }
 
     proptest! {
@@ -256,12 +256,13 @@ mod tests {
         #[test]
         fn certainty_is_where_measurements_are(index in 0usize..25) {
             let (inputs, outputs) = sample();
-            let process = Process::new(inputs.clone(), &outputs, hyperparameters()).unwrap();
-            prop_assert!((process.mean(&inputs[index]) - outputs[index]).abs() < 0.1);
-            prop_assert!(process.variance(&inputs[index]) < 0.05f64.powi(2));
-            let far = [1e4, 1e4];
-            prop_assert!((process.mean(&far) - process.mean).abs() < 1e-9);
-            prop_assert!((process.variance(&far) - 0.81).abs() < 1e-9);
+            let process = Process::new(&inputs, &outputs, hyperparameters()).unwrap();
+            let (output, variance) = process.at(&inputs[index]);
+            prop_assert!((output - outputs[index]).abs() < 0.1);
+            prop_assert!(variance < 0.05f64.powi(2));
+            let (output, variance) = process.at(&[1e4, 1e4]);
+            prop_assert!((output - process.mean).abs() < 1e-9);
+            prop_assert!((variance - 0.81).abs() < 1e-9);
         }
     }
 }
