@@ -63,12 +63,17 @@ impl Hyperparameters {
         Ok(Gpr::new(KernelSpec::from(amplitude) * KernelSpec::from(matern), noise))
     }
 
-    /// Of the logarithms of amplitude and noise, squared, and of the length scales.
+    /// Of the logarithms of amplitude and noise, squared, and of the length scales; within the ranges, at whose ends a fit
+    /// may be.
     fn from_parameters(parameters: &[f64]) -> Option<Self> {
         let (amplitude, rest) = parameters.split_first()?;
         let (noise, lengths) = rest.split_last()?;
-        let [amplitude, noise] = [amplitude, noise].map(|logarithm| (logarithm / 2.0).exp());
-        Some(Self { amplitude, noise, scales: lengths.iter().map(|logarithm| (-logarithm).exp()).collect() })
+        let within = |logarithm: f64, [low, high]: [f64; 2]| logarithm.exp().clamp(low, high);
+        Some(Self {
+            amplitude: within(amplitude / 2.0, AMPLITUDE),
+            noise: within(noise / 2.0, NOISE),
+            scales: lengths.iter().map(|logarithm| within(-logarithm, SCALE)).collect(),
+        })
     }
 }
 
@@ -248,6 +253,17 @@ mod tests {
         assert!(fitted.scales[0] > 5.0 * fitted.scales[1] && fitted.noise < 0.02, "{fitted:?}");
         let process = Process::new(&inputs, &outputs, fitted).unwrap();
         assert!((process.at(&[3.33, 2.0]).0 - 3.33f64.sin()).abs() < 0.03);
+    }
+
+    /// Where the outputs are a line and have no noise, a fit ends at the ends of its ranges.
+    #[test]
+    fn a_process_can_have_what_a_fit_ends_at() {
+        let inputs: Vec<Vec<f64>> = (0..30).map(|i| vec![f64::from(i), f64::from(i % 3)]).collect();
+        let outputs: Vec<f64> = inputs.iter().map(|x| 0.2 * x[0]).collect();
+        let fitted = Process::fit(&inputs, &outputs, &Hyperparameters::initial(2));
+        assert!(fitted.is_valid(2) && fitted.noise == NOISE[0] && fitted.scales[1] == SCALE[0], "{fitted:?}");
+        let process = Process::new(&inputs, &outputs, fitted).unwrap();
+        assert!((process.at(&[7.5, 1.0]).0 - 1.5).abs() < 0.01);
     }
 
     proptest! {
