@@ -310,6 +310,36 @@ fn architectures_come_to_a_budget_of_measured_time() {
     assert!(furthest > 0.0 && measured < 20 * 7, "{measured} measurements of 20 networks");
 }
 
+/// Virtual machines are nearly twice as slow for some seconds, as their neighbours work: the search goes on measuring until
+/// one architecture has the time that it is to have.
+#[test]
+fn architectures_come_to_a_budget_on_a_machine_that_changes_its_speed() {
+    let (blueprint, mut table) = sample(250);
+    table.processes = LatencyModel::fit(&table.entries);
+    table.calibration.intercept_ms = 0.2;
+    let space = blueprint.space();
+    let latency = blueprint.latency(&table);
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    let [least, most] =
+        [space.smallest(), space.largest()].map(|architecture| latency.of(&architecture).expect("a time"));
+    let budget = (least + most) / 2.0;
+    let limits = Limits::new(Limit::new(latency, budget));
+    let projection = Projection::new(space, &limits).expect("a budget within the space");
+    for case in 0..50 {
+        let mut machine = OtherMachine { blueprint: &blueprint, slower: 0.85, noise: ChaCha8Rng::seed_from_u64(case) };
+        let start = projection.architecture(&random(space, &mut rng).params()).expect("an architecture");
+        let measure = |architecture: &Architecture| {
+            if machine.noise.random_bool(0.3) {
+                machine.slower = 2.1 - machine.slower;
+            }
+            machine.measure(architecture)
+        };
+        let adjusted = adjust(space, &limits, &start, measure).expect("adjusts");
+        let deviation = adjusted.ms / budget - 1.0;
+        assert!(deviation.abs() < 0.05, "case {case}: {deviation}, {adjusted:?}");
+    }
+}
+
 #[test]
 fn a_budget_that_no_measured_network_can_have_is_told() {
     let (blueprint, mut table) = sample(150);

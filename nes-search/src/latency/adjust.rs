@@ -13,7 +13,7 @@ const NEAR: f64 = 0.03;
 const CONFIRMED: usize = 2;
 
 /// Measurements at most.
-const MEASUREMENTS: usize = 12;
+const MEASUREMENTS: usize = 36;
 
 /// What [`adjust`] found.
 #[derive(Debug)]
