@@ -3,8 +3,6 @@
 //! An extension takes every tensor as an argument of its own.
 #![allow(clippy::too_many_arguments)]
 
-use std::sync::Arc;
-
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
@@ -21,7 +19,6 @@ use crate::geometry::Geometry;
 use crate::maps::{Maps, dense};
 use crate::moments::Moments;
 use crate::normalization::{self, Affine, Normalizer};
-use crate::origin::Origin;
 use crate::sgd::SgdStep;
 
 /// What a convolution does with its tensors.
@@ -262,8 +259,8 @@ impl Kernels for Flex {
         activation: Activation,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let norm = Norm { gamma, beta, epsilon, activation };
-        let (_, output, mean, variance) = convolve_and_normalize(x, weight, &convolution, norm, false);
-        (output, mean, variance)
+        let Convolved { maps, normalizer, mean, variance } = Convolved::new(x, weight, &convolution, norm);
+        (normalize(Maps::new(maps), &normalizer), mean, variance)
     }
 
     fn kernels_fork(x: FlexTensor) -> (FlexTensor, FlexTensor) {
@@ -294,23 +291,22 @@ impl Kernels for Flex {
     }
 }
 
-/// The convolution's output if it is to be kept, the normalised one, mean and variance.
-pub(crate) fn convolve_and_normalize(
-    x: FlexTensor,
-    weight: FlexTensor,
-    convolution: &Convolution,
-    norm: Norm<FlexTensor>,
-    keep: bool,
-) -> (Option<FlexTensor>, FlexTensor, FlexTensor, FlexTensor) {
-    let (convolved, moments) = convolve(x, weight, None, convolution, Behind::Statistics);
-    let [mean, variance] = Moments::finish(&moments);
-    let normalizer = norm.normalizer(&mean, &variance);
-    let [mean, variance] = per_channel([mean, variance]);
-    if !keep {
-        return (None, normalize(Maps::new(convolved), &normalizer), mean, variance);
+/// A convolution's output, and how its own statistics normalise it.
+pub(crate) struct Convolved {
+    pub maps: FlexTensor,
+    pub normalizer: Normalizer,
+    pub mean: FlexTensor,
+    pub variance: FlexTensor,
+}
+
+impl Convolved {
+    pub fn new(x: FlexTensor, weight: FlexTensor, convolution: &Convolution, norm: Norm<FlexTensor>) -> Self {
+        let (maps, moments) = convolve(x, weight, None, convolution, Behind::Statistics);
+        let [mean, variance] = Moments::finish(&moments);
+        let normalizer = norm.normalizer(&mean, &variance);
+        let [mean, variance] = per_channel([mean, variance]);
+        Self { maps, normalizer, mean, variance }
     }
-    let output = Maps::normalized(Origin { x: convolved.clone(), normalizer: Arc::new(normalizer) });
-    (Some(convolved), output, mean, variance)
 }
 
 impl PlainKernels for Flex {

@@ -18,7 +18,7 @@ use crate::buffer::{Buffer, take, zeros_around};
 use crate::convolution::{self, Behind, Upstream};
 use crate::corner::Corner;
 use crate::elementwise::{self, Change};
-use crate::extension::{Convolution, Dense, Kernels, Norm, convolve, convolve_and_normalize, geometry};
+use crate::extension::{Convolution, Convolved, Dense, Kernels, Norm, convolve, geometry, normalize};
 use crate::geometry::Geometry;
 use crate::maps::{Maps, dense};
 use crate::normalization::{self, NormalizerGrad};
@@ -360,16 +360,17 @@ impl<C: CheckpointStrategy> Kernels for Autodiff<Flex, C> {
                 let conv = ConvState::new::<C>(&x, &weight, &convolution, |tensor| prep.checkpoint(tensor));
                 let [gamma, beta] = [&gamma, &beta].map(|tensor| prep.checkpoint(tensor));
                 let [x, weight] = [x, weight].map(|tensor| tensor.into_primitive());
-                let (kept, output, mean, variance) = convolve_and_normalize(x, weight, &convolution, norm, true);
+                let Convolved { maps, normalizer, mean, variance } = Convolved::new(x, weight, &convolution, norm);
                 let norm = Norm { gamma, beta, epsilon, activation };
                 let state = NormState { norm, mean: mean.clone(), variance: variance.clone() };
-                let kept = kept.unwrap_or_else(|| output.clone());
-                (prep.finish((conv, kept, state), output), mean, variance)
+                // This gradient and that of a convolution behind it read the convolution's output, not the normalised one.
+                let output = Maps::normalized(Origin { x: maps.clone(), normalizer: Arc::new(normalizer) });
+                (prep.finish((conv, maps, state), output), mean, variance)
             }
             OpsKind::UnTracked(prep) => {
                 let [x, weight] = [x, weight].map(|tensor| tensor.into_primitive());
-                let (_, output, mean, variance) = convolve_and_normalize(x, weight, &convolution, norm, false);
-                (prep.finish(output), mean, variance)
+                let Convolved { maps, normalizer, mean, variance } = Convolved::new(x, weight, &convolution, norm);
+                (prep.finish(normalize(Maps::new(maps), &normalizer)), mean, variance)
             }
         };
         (output, constant::<C>(mean), constant::<C>(variance))
