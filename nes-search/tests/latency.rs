@@ -281,23 +281,28 @@ impl OtherMachine<'_> {
     }
 }
 
-#[test]
-fn architectures_come_to_a_budget_of_measured_time() {
+/// A budget half way between the smallest and the largest architecture, by a table.
+fn half_way() -> (Blueprint<AnyBackbone>, Limits, f64) {
     let (blueprint, mut table) = sample(250);
     table.processes = LatencyModel::fit(&table.entries);
     table.calibration.intercept_ms = 0.2;
-    let space = blueprint.space();
-    let latency = blueprint.latency(&table);
-    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let (space, latency) = (blueprint.space(), blueprint.latency(&table));
     let [least, most] =
         [space.smallest(), space.largest()].map(|architecture| latency.of(&architecture).expect("a time"));
+    let budget = (least + most) / 2.0;
+    (blueprint, Limits::new(Limit::new(latency, budget)), budget)
+}
+
+#[test]
+fn architectures_come_to_a_budget_of_measured_time() {
+    let (blueprint, limits, budget) = half_way();
+    let space = blueprint.space();
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
     let (mut measured, mut furthest) = (0, 0f64);
     for case in 0..20 {
         let slower = [0.85, 0.95, 1.0, 1.15, 1.25][case % 5];
         let mut machine = OtherMachine { blueprint: &blueprint, slower, noise: ChaCha8Rng::seed_from_u64(case as u64) };
         // As a search ends: at the budget, by the table.
-        let budget = (least + most) / 2.0;
-        let limits = Limits::new(Limit::new(latency.clone(), budget));
         let projection = Projection::new(space, &limits).expect("a budget within the space");
         let start = projection.architecture(&random(space, &mut rng).params()).expect("an architecture");
         let adjusted = adjust(space, &limits, &start, |architecture| machine.measure(architecture)).expect("adjusts");
@@ -314,16 +319,9 @@ fn architectures_come_to_a_budget_of_measured_time() {
 /// one architecture has the time that it is to have.
 #[test]
 fn architectures_come_to_a_budget_on_a_machine_that_changes_its_speed() {
-    let (blueprint, mut table) = sample(250);
-    table.processes = LatencyModel::fit(&table.entries);
-    table.calibration.intercept_ms = 0.2;
+    let (blueprint, limits, budget) = half_way();
     let space = blueprint.space();
-    let latency = blueprint.latency(&table);
     let mut rng = ChaCha8Rng::seed_from_u64(6);
-    let [least, most] =
-        [space.smallest(), space.largest()].map(|architecture| latency.of(&architecture).expect("a time"));
-    let budget = (least + most) / 2.0;
-    let limits = Limits::new(Limit::new(latency, budget));
     let projection = Projection::new(space, &limits).expect("a budget within the space");
     for case in 0..50 {
         let mut machine = OtherMachine { blueprint: &blueprint, slower: 0.85, noise: ChaCha8Rng::seed_from_u64(case) };
