@@ -131,6 +131,12 @@ impl TrainSettings {
         check("train.recalibration_batches", self.recalibration_batches, 1..=1_000_000)?;
         self.sgd.check("train.sgd")
     }
+
+    /// Images that one training on a set of so many processes: whole batches alone.
+    pub fn images(&self, set: usize) -> u64 {
+        let batch_size = self.sgd.batch_size.min(set).max(1);
+        (set / batch_size * batch_size * self.epochs) as u64
+    }
 }
 
 /// A network trained from scratch.
@@ -194,7 +200,7 @@ pub fn train<M: Backbone>(
     let model = recalibrate(&averaged, calibration, |model, batch| drop(model.forward(batch.images)));
     match error {
         Some(error) => Err(error),
-        None => Ok(Some(Trained { model, loss: recent, images: (steps * batch_size) as u64 })),
+        None => Ok(Some(Trained { model, loss: recent, images: settings.images(set.len()) })),
     }
 }
 

@@ -120,6 +120,10 @@ fn check_summary(out: &Path, table: &str) {
     assert_eq!(budget, 251_721);
     let search = summary["search"].as_object().expect("an object");
     assert_eq!(search.keys().collect::<Vec<_>>(), ["evaluations", "images", "seconds"]);
+    // One epoch of the 10,000 images, in batches of 64.
+    assert_eq!(summary["training_images"], 9984);
+    let share = search["images"].as_f64().expect("a number") / 9984.0;
+    assert!(table.contains(&format!("search: {share:.3} of the 9984 images")), "{share} in: {table}");
     let rows = summary["rows"].as_array().expect("rows");
     let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().expect("a name")).collect();
     assert_eq!(names, ["uniform-channel", "uniform-joint", "found", "backbone"]);

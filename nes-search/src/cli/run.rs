@@ -290,5 +290,6 @@ fn summary(
         });
     }
     let (budget_macs, budget_ms) = job.budget();
-    Ok(Summary { budget_macs, budget_ms, seeds, search: search.cost, onnx_runtime: RUNTIME, rows })
+    let training_images = job.config.train.images(job.data.train.len());
+    Ok(Summary { budget_macs, budget_ms, seeds, search: search.cost, training_images, onnx_runtime: RUNTIME, rows })
 }

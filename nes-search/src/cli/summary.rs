@@ -27,6 +27,8 @@ pub struct Summary {
     pub seeds: Vec<u64>,
     /// What the search took.
     pub search: SearchCost,
+    /// Images that one training from scratch processes; of any network, the backbone too.
+    pub training_images: u64,
     /// The runtime that latencies are of, with one thread and one image.
     pub onnx_runtime: RuntimeKind,
     /// The networks that were compared.
@@ -91,6 +93,12 @@ impl Summary {
             (None, ms) => format!("{} ms by the latency table", ms.unwrap_or(f64::NAN)),
         };
         writeln!(text, "budget {budget}; trained from scratch with seed {}", seeds.join(", "))?;
+        let share = self.search.images as f64 / self.training_images as f64;
+        writeln!(
+            text,
+            "search: {share:.3} of the {} images that training the backbone from scratch takes",
+            self.training_images
+        )?;
         writeln!(
             text,
             "latency: {} thread, batch 1, {}",

@@ -53,24 +53,18 @@ impl Trials {
 }
 
 impl<M: Backbone + 'static> Search<'_, M> {
-    /// Where H starts: the uniform rescaling at which the surface through trials of some of them is least; nothing, if
-    /// interrupted.
-    pub(super) fn start_by_trials(
+    /// Trials of some uniform rescalings; nothing, if interrupted.
+    pub(super) fn trials_of(
         &mut self,
         rescalings: &[Architecture],
         observer: &mut (dyn Observer + Send),
-    ) -> Result<Option<Architecture>, SearchError> {
+    ) -> Result<Option<Vec<(Architecture, f64)>>, SearchError> {
         // Neighbours in the list are alike: from a random place on, at equal distances.
         let (all, drawn) = (rescalings.len(), self.settings.trials.candidates.min(rescalings.len()));
         let first = self.state.position.views.random_range(0..all.max(1));
         let some: Vec<_> = (0..drawn).map(|place| rescalings[(first + place * all / drawn) % all].clone()).collect();
-        let Some(losses) = self.trial(&some, 1, "trials of rescalings", observer)? else { return Ok(None) };
-        let (space, cost) = (self.task.blueprint.space(), self.task.blueprint.cost());
-        let losses: Vec<_> = some.into_iter().zip(losses).collect();
-        let surface = Surface::fit(space, cost, &losses)?.ok_or(SearchError::Diverged)?;
-        let losses = rescalings.iter().map(|rescaling| surface.at(space, cost, rescaling));
-        let losses = losses.collect::<Result<Vec<_>, _>>()?;
-        Ok(least_finite(&losses).map(|index| rescalings[index].clone()))
+        let losses = self.trial(&some, 1, "trials of rescalings", observer)?;
+        Ok(losses.map(|losses| some.into_iter().zip(losses).collect()))
     }
 
     /// What has to be added to the shared weights' losses on some batches so that they depend on resolution and depth as

@@ -1,0 +1,36 @@
+//! What the search of the main job costs, as it is by default.
+
+use burn::tensor::Device;
+use nes_search::data::{ImageData, Normalization};
+use nes_search::{Blueprint, Budget, Config, LEAST_SHARE, Preset, Projection, Search, Task};
+
+/// The paper's figure. Without trials: they cost more than that.
+#[test]
+fn the_default_search_processes_a_quarter_of_the_images_that_training_the_backbone_takes() {
+    let config = Config::preset(Preset::Laptop);
+    let data = ImageData::embedded();
+    let backbone = config.backbone;
+    let blueprint = Blueprint::new([1, 28, 28], move |space, device| backbone.init([1, 28, 28], 10, space, device));
+    let blueprint = blueprint.expect("a network");
+    let limits = blueprint.limits(Budget::Fraction(0.1), &[]).expect("a cost");
+    let normalization = Normalization::of(&data.train).expect("in memory");
+    let (train, evaluation) =
+        data.train.split_per_class(config.evaluation_per_class, config.seed).expect("enough images");
+    let devices = [Device::default()];
+    let task = Task {
+        blueprint: &blueprint,
+        train: &train,
+        evaluation: &evaluation,
+        normalization: &normalization,
+        limits: &limits,
+        devices: &devices,
+    };
+    let mut search = Search::new(task, &config.search, config.seed).expect("a search");
+    let found = search.run(None, &mut ()).expect("no error").expect("not interrupted");
+    let (images, training) = (found.cost.images, config.train.images(data.train.len()));
+    assert!(4 * images <= training, "{images} images, and {training} for a training");
+    // It learned something with so few, and chose by it.
+    assert!(images > training / 5 && found.accuracy_at_end.accuracy > 0.5, "{:?}", found.accuracy_at_end);
+    let share = Projection::new(blueprint.space(), &limits).and_then(|it| Ok(it.share(&found.architecture)?));
+    assert!((LEAST_SHARE..=1.0).contains(&share.expect("a cost")), "{}", found.architecture);
+}
