@@ -192,9 +192,9 @@ fn laptop() -> Config {
         threads: None,
         evaluation_per_class: 150,
         search: SearchSettings {
-            warmup_steps: 500,
+            warmup_steps: 740,
             outer_iterations: 12,
-            weight_steps: 35,
+            weight_steps: 15,
             nes_iterations: 2,
             searcher: SearcherName::Nes,
             start: Start::Uniform,

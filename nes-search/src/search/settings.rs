@@ -16,8 +16,8 @@ use crate::train::SgdSettings;
 pub enum Start {
     /// At the backbone (the paper).
     Base,
-    /// At the best uniform rescaling of channels, resolution and depth, after the warm-up: by [`Trials`] of some of
-    /// them; by the shared weights' loss, if there are no trials.
+    /// At the best uniform rescaling of channels, resolution and depth, after the warm-up: by a surface through the
+    /// losses of [`Trials`] of some of them; of the shared weights, if there are no trials.
     Uniform,
 }
 

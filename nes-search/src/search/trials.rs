@@ -1,4 +1,4 @@
-//! Short trainings from scratch, which decide where the shared weights rank badly: between resolutions and depths.
+//! Short trainings from scratch, which decide in place of the shared weights: between resolutions and depths.
 
 use std::sync::{Mutex, PoisonError};
 
