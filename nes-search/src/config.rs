@@ -316,8 +316,8 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.nes.constraint.penalty.rho" => "Weight of the penalty.",
         "search.nes.constraint.penalty.phi" => "\"square\", \"absolute\" or \"positive\".",
         "search.trials" => {
-            "Short trainings from scratch, which decide where H starts, correct the losses of candidates, and choose \
-             between the start and what NES made of it."
+            "Short trainings from scratch, in place of the shared weights: they decide where H starts, correct the losses \
+             of candidates, and choose between the start and what NES made of it."
         }
         "search.trials.candidates" => "Uniform rescalings that are trained; with 0, the shared weights decide.",
         "search.trials.epochs" => "Passes over the training images.",

@@ -10,8 +10,8 @@ use nes_search::data::{Augment, ImageData, ImageSet, Normalization};
 use nes_search::search::{Iteration, Start, Trials, Views};
 use nes_search::searchers::{NesSettings, SearcherName};
 use nes_search::{
-    Blueprint, Budget, Estimator, Found, LEAST_SHARE, Limits, Observer, Penalty, Phi, Progress, Search, SearchError,
-    SearchSettings, SgdSettings, Task,
+    Blueprint, Budget, Estimator, Found, LEAST_SHARE, Limits, Observer, Penalty, Phi, Progress, Projection, Search,
+    SearchError, SearchSettings, SgdSettings, Task, baselines,
 };
 use tempfile::tempdir;
 
@@ -113,29 +113,53 @@ fn assert_same(one: &Found, other: &Found) {
 
 #[test]
 fn a_search_that_was_interrupted_anywhere_ends_as_if_it_had_not_been() {
+    assert_ends_the_same(&settings(), |all| {
+        // The best of 15 resolutions, on three batches of the 40 images; then three epochs of ten steps, with 80 images in
+        // batches of 8, for each of four rescalings.
+        let after = 3 + 3 + 120;
+        let in_the_end = all - (after + 8);
+        assert!([30, 60].contains(&in_the_end), "one or two finalists are new: {in_the_end} steps");
+        // In the warm-up, in what decides where H starts, amid the weights, before, between and after NES iterations, in
+        // the trials of finalists.
+        let before = [0, 2, 3, 5, 23, 78];
+        let after = [0, 1, 3, 5, 7, 8, 9, 27].map(|step| after + step);
+        [&before[..], &after].concat()
+    });
+}
+
+#[test]
+fn a_search_without_trials_that_was_interrupted_ends_as_if_it_had_not_been() {
+    let settings = SearchSettings { trials: Trials { candidates: 0, ..settings().trials }, ..settings() };
+    let setting = Setting::new(1);
+    let space = setting.blueprint.space();
+    let projection = Projection::new(space, &setting.limits).expect("within reach");
+    let rescalings = baselines::uniform_all(space, &projection).expect("rescalings").len();
+    assert_ends_the_same(&settings, |all| {
+        // The best of 15 resolutions, all rescalings, and the last two, if these differ, on three batches.
+        let after = 3 + 3 + rescalings;
+        assert!([after + 8, after + 8 + 3].contains(&all), "{all} steps, {rescalings} rescalings");
+        vec![4, 6, after - 9, after, after + 4, after + 7, all - 1]
+    });
+}
+
+/// Interrupts a search before some of all its steps, and goes on.
+fn assert_ends_the_same(settings: &SearchSettings, steps: impl Fn(usize) -> Vec<usize>) {
     let setting = Setting::new(1);
     let whole = tempdir().unwrap();
-    let mut search = setting.search(&settings(), 8);
+    let mut search = setting.search(settings, 8);
     let expected = search.run(Some(whole.path()), &mut ()).unwrap().expect("not interrupted");
     let records: Vec<Iteration> =
         history(whole.path()).lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
     assert_eq!(records.iter().map(|record| record.iteration).collect::<Vec<_>>(), [1, 2, 3, 4]);
-    let mut steps = StopBefore { step: usize::MAX, seen: 0 };
-    assert_same(&setting.search(&settings(), 8).run(None, &mut steps).unwrap().expect("not interrupted"), &expected);
-    // Three epochs of ten steps, with 80 images in batches of 8, for each of four rescalings.
-    let trials = 120;
-    let in_the_end = steps.seen - (3 + trials + 8);
-    assert!([30, 60].contains(&in_the_end), "one or two finalists are new: {in_the_end} steps");
-    // In the warm-up, in the trials that H starts with, amid the weights, before, between and after NES iterations, in
-    // the trials of finalists.
-    let after = 3 + trials;
-    for step in [0, 2, 3, 20, 75, after, after + 1, after + 3, after + 5, after + 7, after + 8, after + 9, after + 27] {
+    let mut all = StopBefore { step: usize::MAX, seen: 0 };
+    assert_same(&setting.search(settings, 8).run(None, &mut all).unwrap().expect("not interrupted"), &expected);
+    for step in steps(all.seen) {
         let parts = tempdir().unwrap();
-        let mut first = setting.search(&settings(), 8);
+        let mut first = setting.search(settings, 8);
         let stopped = first.run(Some(parts.path()), &mut StopBefore { step, seen: 0 }).unwrap();
         assert!(stopped.is_none(), "asked to stop before step {step}");
         drop(first);
-        let mut second = setting.search(&settings(), 8).resume(parts.path(), &mut ()).expect("a checkpoint");
+        let mut second = setting.search(settings, 8).resume(parts.path(), &mut ()).expect("a checkpoint");
         let found = second.run(Some(parts.path()), &mut ()).unwrap().expect("not interrupted");
         assert_same(&found, &expected);
         assert_eq!(second.params(), search.params(), "stopped before step {step}");
@@ -150,7 +174,7 @@ fn records_after_the_checkpoint_are_written_again() {
     let directory = tempdir().unwrap();
     let path = directory.path();
     // The last checkpoint is the one before the second outer iteration, as after a power cut later on.
-    let stop = &mut StopBefore { step: 3 + 120 + 4, seen: 0 };
+    let stop = &mut StopBefore { step: 3 + 3 + 120 + 4, seen: 0 };
     assert!(setting.search(&settings(), 5).run(Some(path), stop).unwrap().is_none());
     let unfinished = history(path);
     let whole = {

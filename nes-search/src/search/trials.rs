@@ -3,7 +3,6 @@
 use std::sync::{Mutex, PoisonError};
 
 use elastic_layers::{Architecture, Backbone};
-use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use super::surface::Surface;
@@ -53,20 +52,6 @@ impl Trials {
 }
 
 impl<M: Backbone + 'static> Search<'_, M> {
-    /// Trials of some uniform rescalings; nothing, if interrupted.
-    pub(super) fn trials_of(
-        &mut self,
-        rescalings: &[Architecture],
-        observer: &mut (dyn Observer + Send),
-    ) -> Result<Option<Vec<(Architecture, f64)>>, SearchError> {
-        // Neighbours in the list are alike: from a random place on, at equal distances.
-        let (all, drawn) = (rescalings.len(), self.settings.trials.candidates.min(rescalings.len()));
-        let first = self.state.position.views.random_range(0..all.max(1));
-        let some: Vec<_> = (0..drawn).map(|place| rescalings[(first + place * all / drawn) % all].clone()).collect();
-        let losses = self.trial(&some, 1, "trials of rescalings", observer)?;
-        Ok(losses.map(|losses| some.into_iter().zip(losses).collect()))
-    }
-
     /// What has to be added to the shared weights' losses on some batches so that they depend on resolution and depth as
     /// those of the trials do; nothing, if there were no trials.
     pub(super) fn trial_correction(&mut self, batches: &[Vec<usize>]) -> Result<Option<Surface>, SearchError> {
@@ -106,7 +91,7 @@ impl<M: Backbone + 'static> Search<'_, M> {
 
     /// Mean losses on the evaluation split after training from scratch; nothing, if interrupted. A trial that has been
     /// made is not made again.
-    fn trial(
+    pub(super) fn trial(
         &mut self,
         architectures: &[Architecture],
         seeds: usize,
