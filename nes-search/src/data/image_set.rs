@@ -187,7 +187,8 @@ impl ImageSet {
 
     /// Cuts the set in two: the rest, and `per_class` images of each class held out. The seed alone decides which.
     ///
-    /// Both parts keep the order of this set.
+    /// The rest keeps the order of this set. The images held out are shuffled: of a set that is sorted by class, as folders
+    /// are, a batch of them has all classes.
     ///
     /// # Errors
     ///
@@ -213,7 +214,7 @@ impl ImageSet {
             rest.extend_from_slice(&positions[per_class..]);
         }
         rest.sort_unstable();
-        held_out.sort_unstable();
+        held_out.shuffle(&mut rng);
         Ok((self.subset(&rest)?, self.subset(&held_out)?))
     }
 }

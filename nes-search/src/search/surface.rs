@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 /// ([Box and Wilson, 1951](https://doi.org/10.1111/j.2517-6161.1951.tb00067.x)): quadratic, but for one term.
 ///
 /// Losses on different images, and trainings under several seeds, differ by more than neighbouring resolutions do. What a
-/// surface says of one comes from all of them together. Neighbours are not quite alike, though: where the strides do not divide a resolution, maps are
-/// rounded up, and part of the budget goes into padding. The last term stands for that.
+/// surface says of one comes from all of them together. Neighbours are not quite alike, though: where the strides do not
+/// divide a resolution, maps are rounded up, and part of the budget goes into padding. The last term stands for that.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Surface {
     coefficients: Vec<f64>,
