@@ -145,26 +145,30 @@ fn a_search_without_trials_that_was_interrupted_ends_as_if_it_had_not_been() {
 /// Interrupts a search before some of all its steps, and goes on.
 fn assert_ends_the_same(settings: &SearchSettings, steps: impl Fn(usize) -> Vec<usize>) {
     let setting = Setting::new(1);
-    let whole = tempdir().unwrap();
+    let whole = tempdir().expect("a folder");
     let mut search = setting.search(settings, 8);
-    let expected = search.run(Some(whole.path()), &mut ()).unwrap().expect("not interrupted");
+    let expected = search.run(Some(whole.path()), &mut ()).expect("no error").expect("not interrupted");
     let records: Vec<Iteration> =
         history(whole.path()).lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
     assert_eq!(records.iter().map(|record| record.iteration).collect::<Vec<_>>(), [1, 2, 3, 4]);
     let mut all = StopBefore { step: usize::MAX, seen: 0 };
-    assert_same(&setting.search(settings, 8).run(None, &mut all).unwrap().expect("not interrupted"), &expected);
+    assert_same(
+        &setting.search(settings, 8).run(None, &mut all).expect("no error").expect("not interrupted"),
+        &expected,
+    );
     for step in steps(all.seen) {
-        let parts = tempdir().unwrap();
+        let parts = tempdir().expect("a folder");
         let mut first = setting.search(settings, 8);
-        let stopped = first.run(Some(parts.path()), &mut StopBefore { step, seen: 0 }).unwrap();
+        let stopped = first.run(Some(parts.path()), &mut StopBefore { step, seen: 0 }).expect("no error");
         assert!(stopped.is_none(), "asked to stop before step {step}");
         drop(first);
         let mut second = setting.search(settings, 8).resume(parts.path(), &mut ()).expect("a checkpoint");
-        let found = second.run(Some(parts.path()), &mut ()).unwrap().expect("not interrupted");
+        let found = second.run(Some(parts.path()), &mut ()).expect("no error").expect("not interrupted");
         assert_same(&found, &expected);
         assert_eq!(second.params(), search.params(), "stopped before step {step}");
         assert_eq!(history(parts.path()), history(whole.path()), "stopped before step {step}");
-        assert_eq!(fs::read_dir(parts.path().join("checkpoints")).unwrap().count(), 2, "two checkpoints are kept");
+        let checkpoints = fs::read_dir(parts.path().join("checkpoints"));
+        assert_eq!(checkpoints.expect("a folder").count(), 2, "two checkpoints are kept");
     }
 }
 
