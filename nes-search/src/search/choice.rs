@@ -167,9 +167,12 @@ mod tests {
         let mut search = setting.search(|settings| settings.start = Start::Uniform);
         search.find_uniform_joint(&mut ()).expect("finite losses");
         let before = search.state.position.images;
+        let mut order = search.state.position.evaluation_order.clone();
         let start = search.find_start(&mut ()).expect("finite losses").expect("not interrupted");
         assert_eq!(start.get("resolution"), Some(14));
-        // Each of the 15 rescalings on one batch of 8.
+        // Each of the 15 rescalings on one batch of 8, and each on the next one.
         assert_eq!(search.state.position.images - before, 15 * 8);
+        (0..15).for_each(|_| drop(order.next_batch(8).to_vec()));
+        assert_eq!(search.state.position.evaluation_order, order);
     }
 }
