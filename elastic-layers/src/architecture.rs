@@ -1,15 +1,19 @@
-//! Architectures: one value for every dimension of a space, and the file that keeps them.
+//! Architectures: one value for every dimension of a space, and their written form.
 
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{DimKind, ElasticDim, SearchSpace};
+use crate::ElasticDim;
+use crate::space::DIMENSIONS;
 
 /// One concrete value for every dimension of a search space, checked against it.
 ///
-/// Made by [`SearchSpace::architecture`] and its siblings only, so that one that exists is valid.
+/// It is made by [`SearchSpace::architecture`](crate::SearchSpace::architecture) and its siblings, or read from a file, so
+/// that one that exists is valid. Its written form has all of its dimensions with their ranges:
+/// [`SearchSpace::check`](crate::SearchSpace::check) tells whether it is of a space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Architecture {
     dims: Arc<Vec<&'static ElasticDim>>,
@@ -75,21 +79,6 @@ impl Architecture {
     pub fn params(&self) -> Vec<f64> {
         self.dims.iter().zip(&self.values).map(|(dim, &value)| dim.level_of(value) as f64 + 0.5).collect()
     }
-
-    /// What is written to a file.
-    pub fn to_file(&self) -> ArchitectureFile {
-        ArchitectureFile {
-            format: ArchitectureFile::FORMAT.into(),
-            version: ArchitectureFile::VERSION,
-            space: SearchSpace::hash_of(&self.dims),
-            dimensions: self
-                .dims
-                .iter()
-                .zip(&self.values)
-                .map(|(dim, &value)| DimensionValue { name: dim.name.clone(), kind: dim.kind, value })
-                .collect(),
-        }
-    }
 }
 
 impl fmt::Display for Architecture {
@@ -102,50 +91,68 @@ impl fmt::Display for Architecture {
     }
 }
 
-/// The versioned file of an [`Architecture`]; [`SearchSpace::check`] turns it into one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The written form of an [`Architecture`]: complete, so that it can be read without its space.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ArchitectureFile {
-    /// Always [`ArchitectureFile::FORMAT`].
-    pub format: String,
-    /// Version of the format.
-    pub version: u32,
-    /// Hash of the search space.
-    pub space: String,
-    /// Every dimension's value, in the order of the space.
-    pub dimensions: Vec<DimensionValue>,
+struct Written {
+    version: u32,
+    dimensions: Vec<WrittenValue>,
 }
 
-/// One dimension's value in an [`ArchitectureFile`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DimensionValue {
-    /// Name of the dimension.
-    pub name: String,
-    /// Kind of the dimension.
-    pub kind: DimKind,
-    /// Its value.
-    pub value: usize,
+/// A dimension and its value.
+#[derive(Serialize, Deserialize)]
+struct WrittenValue {
+    #[serde(flatten)]
+    dim: ElasticDim,
+    value: usize,
 }
 
-impl ArchitectureFile {
-    /// What the field `format` holds.
-    pub const FORMAT: &'static str = "nes-search/architecture";
-    /// The version that this crate writes and reads.
-    pub const VERSION: u32 = 1;
+/// The version that is written and read.
+const VERSION: u32 = 1;
+
+impl Serialize for Architecture {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let dims = self.dims.iter().zip(&self.values);
+        let dimensions = dims.map(|(dim, &value)| WrittenValue { dim: (*dim).clone(), value }).collect();
+        Written { version: VERSION, dimensions }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Architecture {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Written { version, dimensions } = Written::deserialize(deserializer)?;
+        if version != VERSION {
+            return Err(D::Error::custom(ArchitectureError::Version { found: version }));
+        }
+        let (mut dims, mut values) = (Vec::new(), Vec::new());
+        for WrittenValue { dim, value } in dimensions {
+            let ElasticDim { name, base, min, max, step, .. } = &dim;
+            let on_grid = |value: usize| (*min..=*max).contains(&value) && (value - min).is_multiple_of(*step);
+            if *step == 0 || *min == 0 || !on_grid(*base) || !on_grid(*max) {
+                return Err(D::Error::custom(ArchitectureError::Range { name: name.clone() }));
+            }
+            check_value(&dim, value).map_err(D::Error::custom)?;
+            dims.push(DIMENSIONS.of(Box::new(dim)));
+            values.push(value);
+        }
+        Ok(Self { dims: Arc::new(dims), values })
+    }
+}
+
+/// Checks that a value is one of a dimension's.
+pub(crate) fn check_value(dim: &ElasticDim, found: usize) -> Result<(), ArchitectureError> {
+    if dim.contains(found) {
+        return Ok(());
+    }
+    let ElasticDim { name, min, max, step, .. } = dim.clone();
+    Err(ArchitectureError::Value { name, min, max, step, found })
 }
 
 /// Why values or a file are no architecture of a space.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ArchitectureError {
-    /// Another kind of file.
-    #[error("format: expected \"{}\", found \"{found}\"", ArchitectureFile::FORMAT)]
-    Format {
-        /// What the file says.
-        found: String,
-    },
     /// A version that this crate does not read.
-    #[error("version: expected {}, found {found}", ArchitectureFile::VERSION)]
+    #[error("version: expected {VERSION}, found {found}")]
     Version {
         /// What the file says.
         found: u32,
@@ -158,24 +165,20 @@ pub enum ArchitectureError {
         /// Values given.
         found: usize,
     },
-    /// A dimension of another name or kind.
-    #[error(
-        "the architecture is of another search space: dimension {index} expected \"{expected}\", found \"{found}\""
-    )]
-    Name {
+    /// A dimension without a grid from its smallest to its largest value.
+    #[error("dimension \"{name}\": expected a step and a smallest value above 0, and base and largest value on the grid")]
+    Range {
+        /// Name of the dimension.
+        name: String,
+    },
+    /// A dimension that differs from that of the space.
+    #[error("the architecture is of another search space: dimension {index} expected {expected}, found {found}")]
+    Space {
         /// Position.
         index: usize,
-        /// Name in the space.
+        /// The dimension of the space.
         expected: String,
-        /// Name in the file.
-        found: String,
-    },
-    /// The dimensions agree by name, but not in their ranges.
-    #[error("the architecture is of another search space: expected space hash {expected}, found {found}")]
-    Space {
-        /// Hash of the space.
-        expected: String,
-        /// Hash in the file.
+        /// The dimension of the architecture.
         found: String,
     },
     /// A value outside its dimension.

@@ -64,7 +64,7 @@ mod size;
 mod space;
 mod weights;
 
-pub use architecture::{Architecture, ArchitectureError, ArchitectureFile, DimensionValue};
+pub use architecture::{Architecture, ArchitectureError};
 pub use cost::{Cost, CostError, CostModel};
 pub use dim::{DimKind, ElasticDim};
 pub use elastic::{Adaptation, AxesVisitor, Change, Elastic, Statistics};

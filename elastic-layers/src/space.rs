@@ -5,9 +5,11 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::intern::Interned;
-use crate::{Architecture, ArchitectureError, ArchitectureFile, DimKind, ElasticDim, Size};
+use crate::architecture::check_value;
+use crate::{Architecture, ArchitectureError, DimKind, ElasticDim, Size};
 
-static DIMENSIONS: Interned<ElasticDim> = Interned::new();
+/// All dimensions of all spaces.
+pub(crate) static DIMENSIONS: Interned<ElasticDim> = Interned::new();
 
 /// The ordered list of a model's elastic dimensions.
 ///
@@ -63,12 +65,8 @@ impl SearchSpace {
 
     /// A short hash of all dimensions, for telling whether an architecture belongs to the space.
     pub fn hash(&self) -> String {
-        Self::hash_of(&self.dims)
-    }
-
-    pub(crate) fn hash_of(dims: &[&ElasticDim]) -> String {
         let mut hasher = blake3::Hasher::new();
-        for dim in dims {
+        for dim in self.dims() {
             let ElasticDim { name, kind, base, min, max, step } = dim;
             hasher.update(format!("{name}\0{kind}\0{base}\0{min}\0{max}\0{step}\n").as_bytes());
         }
@@ -85,37 +83,30 @@ impl SearchSpace {
             return Err(ArchitectureError::Count { expected: self.dims.len(), found: values.len() });
         }
         for (dim, &found) in self.dims.iter().zip(&values) {
-            if !dim.contains(found) {
-                let ElasticDim { name, min, max, step, .. } = (*dim).clone();
-                return Err(ArchitectureError::Value { name, min, max, step, found });
-            }
+            check_value(dim, found)?;
         }
         Ok(self.of_values(values))
     }
 
-    /// The architecture of a file.
+    /// Whether an architecture, as read from a file, is of this space.
     ///
     /// # Errors
-    /// If the file is of another format, version or space, or a value is outside its dimension.
-    pub fn check(&self, file: &ArchitectureFile) -> Result<Architecture, ArchitectureError> {
-        if file.format != ArchitectureFile::FORMAT {
-            return Err(ArchitectureError::Format { found: file.format.clone() });
-        }
-        if file.version != ArchitectureFile::VERSION {
-            return Err(ArchitectureError::Version { found: file.version });
-        }
-        for (index, (dim, found)) in self.dims.iter().zip(&file.dimensions).enumerate() {
-            if dim.name != found.name || dim.kind != found.kind {
-                let (expected, found) = (dim.name.clone(), found.name.clone());
-                return Err(ArchitectureError::Name { index, expected, found });
+    /// If it has other dimensions, naming the first.
+    pub fn check(&self, architecture: &Architecture) -> Result<(), ArchitectureError> {
+        let (own, others) = (self.dims(), architecture.dims());
+        let show = |dim: Option<&&ElasticDim>| match dim {
+            Some(ElasticDim { name, kind, base, min, max, step }) => {
+                format!("\"{name}\" ({kind} {base}, from {min} to {max} in steps of {step})")
             }
+            None => "none".into(),
+        };
+        match (0..own.len().max(others.len())).find(|&index| own.get(index) != others.get(index)) {
+            Some(index) => {
+                let (expected, found) = (show(own.get(index)), show(others.get(index)));
+                Err(ArchitectureError::Space { index, expected, found })
+            }
+            None => Ok(()),
         }
-        let architecture = self.architecture(file.dimensions.iter().map(|dim| dim.value).collect::<Vec<_>>())?;
-        let expected = self.hash();
-        if file.space != expected {
-            return Err(ArchitectureError::Space { expected, found: file.space.clone() });
-        }
-        Ok(architecture)
     }
 
     /// The architecture that continuous hyperparameters stand for: each rounded down and clamped
@@ -162,11 +153,6 @@ impl SearchSpace {
     pub fn log10_architectures(&self) -> f64 {
         // Not `sum`, which gives -0 for no dimensions.
         self.dims.iter().map(|dim| (dim.levels() as f64).log10()).fold(0.0, |sum, levels| sum + levels)
-    }
-
-    /// A table of all dimensions and the number of architectures, for people; also what `Display` writes.
-    pub fn describe(&self) -> String {
-        self.to_string()
     }
 
     fn of_values(&self, values: Vec<usize>) -> Architecture {

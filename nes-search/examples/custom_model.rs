@@ -14,8 +14,7 @@ use elastic_layers::*;
 use exporters::runtime::available;
 use exporters::{OnnxExporter, reference, verify};
 use nes_search::data::{Augment, ImageData, Normalization, batch};
-use nes_search::search::{Start, Trials};
-use nes_search::searchers::NesSettings;
+use nes_search::search::Length;
 use nes_search::*;
 
 /// A residual block. As with layers of Burn's own, but for the types of its fields.
@@ -84,17 +83,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let augment = Augment { flip: true, shift: 1, random_resized_crop: false };
     let sgd = SgdSettings { augment, ..Config::preset(Preset::Laptop).search.sgd };
     let settings = SearchSettings {
-        warmup_steps: 30,
-        outer_iterations: 4,
+        length: Length::Cost(0.5),
         weight_steps: 10,
-        nes_iterations: 2,
-        start: Start::Uniform,
-        trials: Trials { candidates: 4, epochs: 2, seeds: 1 },
         evaluation_batch: 100,
-        nes: NesSettings { estimator: Estimator::antithetic(6), ..NesSettings::default() },
+        nes: NesSettings { samples: 6, ..NesSettings::default() },
         sgd: sgd.clone(),
         ..Config::preset(Preset::Laptop).search
     };
+    let recipe = TrainSettings { epochs: 3.0, sgd, average_decay: 0.9, recalibration_batches: 8 };
     let devices = [Device::default()];
     let (train_images, normalize) = (&train_set, &normalization);
     let task = Task {
@@ -103,6 +99,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         evaluation: &evaluation,
         normalization: normalize,
         limits: &limits,
+        recipe: &recipe,
         devices: &devices,
     };
     let found = Search::new(task, &settings, 1)?.run(None, &mut ())?.expect("nothing interrupts it").architecture;
@@ -110,7 +107,6 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // The winner as a static network, trained from scratch, evaluated once on the test images.
     let network = blueprint.network(&found, 1, &Device::default().autodiff())?;
-    let recipe = TrainSettings { epochs: 3, sgd, average_decay: 0.9, recalibration_batches: 8 };
     let trained =
         train(network, train_images, normalize, &recipe, 1, "train", &mut ())?.expect("nothing interrupts it");
     let test = evaluate(&trained.model, &data.test, normalize, 250, &Device::default())?;

@@ -1,15 +1,16 @@
 //! Uniform rescalings: what a search has to beat.
 
-use elastic_layers::{Architecture, DimKind, SearchSpace};
+use elastic_layers::{Architecture, DimKind};
 
 use crate::projection::{Projection, ProjectionError};
 
-/// The backbone with all its channels scaled by one factor, at full resolution and depth.
+/// The backbone with all its channels scaled by one factor, at full resolution and depth. Where these alone take more than
+/// the budget, they give way too.
 ///
 /// # Errors
 /// If that cannot meet the budget.
-pub fn uniform_channel(space: &SearchSpace, projection: &Projection<'_>) -> Result<Architecture, ProjectionError> {
-    projection.at_structure(&space.base().params())
+pub fn uniform_channel(projection: &Projection<'_>) -> Result<Architecture, ProjectionError> {
+    projection.architecture(&projection.space().base().params())
 }
 
 /// The backbone scaled in channels and resolution together: one architecture at the budget for every resolution that
@@ -17,24 +18,21 @@ pub fn uniform_channel(space: &SearchSpace, projection: &Projection<'_>) -> Resu
 ///
 /// # Errors
 /// If a cost cannot be found.
-pub fn uniform_joint(space: &SearchSpace, projection: &Projection<'_>) -> Result<Vec<Architecture>, ProjectionError> {
-    rescaled(space, projection, &[DimKind::Resolution])
+pub fn uniform_joint(projection: &Projection<'_>) -> Result<Vec<Architecture>, ProjectionError> {
+    rescaled(projection, &[DimKind::Resolution])
 }
 
 /// As [`uniform_joint`], with depth scaled too.
 ///
 /// # Errors
 /// If a cost cannot be found.
-pub fn uniform_all(space: &SearchSpace, projection: &Projection<'_>) -> Result<Vec<Architecture>, ProjectionError> {
-    rescaled(space, projection, &[DimKind::Resolution, DimKind::Depth])
+pub fn uniform_all(projection: &Projection<'_>) -> Result<Vec<Architecture>, ProjectionError> {
+    rescaled(projection, &[DimKind::Resolution, DimKind::Depth])
 }
 
 /// The backbone at every combination of the values up to the base of the dimensions of some kinds, channels scaled.
-fn rescaled(
-    space: &SearchSpace,
-    projection: &Projection<'_>,
-    kinds: &[DimKind],
-) -> Result<Vec<Architecture>, ProjectionError> {
+fn rescaled(projection: &Projection<'_>, kinds: &[DimKind]) -> Result<Vec<Architecture>, ProjectionError> {
+    let space = projection.space();
     let mut points = vec![space.base().params()];
     for (index, dim) in space.dims().iter().enumerate().filter(|(_, dim)| kinds.contains(&dim.kind)) {
         let levels = (0..=dim.level_of(dim.base)).rev();
@@ -50,10 +48,9 @@ fn rescaled(
     }
     let (mut meeting, mut below) = (Vec::new(), Vec::new());
     for point in points {
-        match projection.at_structure(&point) {
-            Ok(architecture) => meeting.push(architecture),
-            Err(ProjectionError::Gap { .. }) => below.push(space.at_params(&projection.project(&point)?)),
-            Err(error) => return Err(error),
+        match projection.at_structure(&point)? {
+            Some(architecture) => meeting.push(architecture),
+            None => below.push(space.at_params(&projection.project(&point)?)),
         }
     }
     let mut architectures = if meeting.is_empty() { below } else { meeting };

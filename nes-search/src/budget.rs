@@ -1,12 +1,10 @@
-//! The budget R_t, and what exceeding it costs.
+//! The budget R_t as users write it.
 
 use std::fmt;
 use std::str::FromStr;
 
-use elastic_layers::{Architecture, CostError, Macs};
+use elastic_layers::Macs;
 use serde::{Deserialize, Serialize};
-
-use crate::resource::{Limit, Limits};
 
 /// A budget as a user writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,65 +83,8 @@ impl fmt::Display for Budget {
     }
 }
 
-/// phi: what the penalty makes of a relative excess over the budget.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Phi {
-    /// Its square (the paper's).
-    Square,
-    /// Its absolute value.
-    Absolute,
-    /// Itself where it is positive: being below the budget costs nothing.
-    Positive,
-}
-
-impl Phi {
-    /// Of an excess, as a share of the limit.
-    fn of(self, excess: f64) -> f64 {
-        match self {
-            Self::Square => excess * excess,
-            Self::Absolute => excess.abs(),
-            Self::Positive => excess.max(0.0),
-        }
-    }
-}
-
-/// The resource term of the loss: `rho * phi(R / R_t - 1)` (equation 2, relative to the budget), with
-/// [`Phi::Positive`] for bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Penalty {
-    /// rho, the weight of the term.
-    pub rho: f64,
-    /// phi.
-    pub phi: Phi,
-    /// Directions that the gradient of the term is estimated with apart from that of the loss, since it is exact and cheap;
-    /// with 0, the paper's, it is added to each candidate's loss.
-    #[serde(default)]
-    pub apart: usize,
-}
-
-impl Penalty {
-    /// What an architecture costs against its limits, to be added to the classification loss.
-    ///
-    /// # Errors
-    /// If what it takes cannot be found.
-    pub fn at(&self, architecture: &Architecture, limits: &Limits) -> Result<f64, CostError> {
-        let of = |phi: Phi, limit: &Limit| Ok::<_, CostError>(phi.of(limit.ratio(architecture)? - 1.0));
-        let mut sum = of(self.phi, limits.budget())?;
-        for bound in limits.bounds() {
-            sum += of(Phi::Positive, bound)?;
-        }
-        Ok(self.rho * sum)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use elastic_layers::SearchSpace;
-
     use super::*;
 
     #[test]
@@ -167,42 +108,5 @@ mod tests {
         {
             assert!(text.parse::<Budget>().is_err(), "{text:?} was taken for a budget");
         }
-    }
-
-    /// As many of it as the only dimension has.
-    #[derive(Debug)]
-    struct Width;
-
-    impl crate::Resource for Width {
-        fn name(&self) -> &str {
-            "width"
-        }
-
-        fn unit(&self) -> &str {
-            "channels"
-        }
-
-        fn of(&self, architecture: &Architecture) -> Result<f64, CostError> {
-            Ok(architecture.values()[0] as f64)
-        }
-    }
-
-    #[test]
-    fn penalties_are_what_the_paper_says() {
-        let mut space = SearchSpace::new();
-        space.channels("width", 100).range(1..=200).add().unwrap();
-        let limit = |most| Limit::new(Arc::new(Width), most);
-        let penalty = |phi, width, limits: &Limits| {
-            Penalty { rho: 2.0, phi, apart: 0 }.at(&space.architecture(vec![width]).unwrap(), limits).unwrap()
-        };
-        let budget = Limits::new(limit(100.0));
-        assert!((penalty(Phi::Square, 150, &budget) - 0.5).abs() < 1e-12);
-        assert!((penalty(Phi::Square, 50, &budget) - 0.5).abs() < 1e-12);
-        assert!((penalty(Phi::Absolute, 50, &budget) - 1.0).abs() < 1e-12);
-        assert!((penalty(Phi::Positive, 150, &budget) - 1.0).abs() < 1e-12);
-        assert_eq!(penalty(Phi::Positive, 50, &budget), 0.0);
-        let bound = budget.with_bound(limit(120.0));
-        assert!((penalty(Phi::Square, 150, &bound) - 1.0).abs() < 1e-12, "0.5 for the budget, 0.5 for the bound");
-        assert!((penalty(Phi::Square, 50, &bound) - 0.5).abs() < 1e-12, "below a bound costs nothing");
     }
 }

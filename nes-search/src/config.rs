@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::backbone::BackboneName;
-use crate::budget::{Budget, Penalty, Phi};
+use crate::budget::Budget;
 use crate::data::Augment;
-use crate::estimator::Estimator;
+use crate::nes::NesSettings;
 use crate::resource::Bound;
-use crate::search::{SearchSettings, Start, Trials, Views};
-use crate::searchers::{NesSettings, SearcherName};
+use crate::search::{Length, SearchSettings};
+use crate::searchers::SearcherName;
 use crate::settings::{SettingsError, check};
 use crate::train::{SgdSettings, TrainSettings};
 
@@ -160,7 +160,7 @@ fn merge(into: &mut Table, from: Table) {
     for (key, value) in from {
         match (into.get_mut(&key), value) {
             // The tables of an enum's variants exclude each other.
-            (Some(Value::Table(into)), Value::Table(from)) if key != "constraint" => merge(into, from),
+            (Some(Value::Table(into)), Value::Table(from)) if key != "length" => merge(into, from),
             (_, value) => drop(into.insert(key, value)),
         }
     }
@@ -192,21 +192,20 @@ fn laptop() -> Config {
         threads: None,
         evaluation_per_class: 150,
         search: SearchSettings {
-            warmup_steps: 740,
-            outer_iterations: 12,
-            weight_steps: 15,
-            nes_iterations: 2,
             searcher: SearcherName::Nes,
-            start: Start::Uniform,
-            trials: Trials { candidates: 0, epochs: 10, seeds: 3 },
-            evaluation_batch: 64,
-            checkpoint_every: 1,
+            length: Length::Cost(0.25),
+            trials: 0.3,
+            trial_length: 0.1,
+            fall: 0.7,
+            weight_steps: 60,
+            views: 2,
+            nes_iterations: 2,
+            evaluation_batch: 256,
             checkpoint_seconds: 300.0,
             nes: NesSettings::default(),
-            views: Views::ONE,
             sgd: sgd(),
         },
-        train: TrainSettings { epochs: 40, sgd: sgd(), average_decay: 0.99, recalibration_batches: 16 },
+        train: TrainSettings { epochs: 40.0, sgd: sgd(), average_decay: 0.99, recalibration_batches: 16 },
         bench: BenchSettings { seconds: 2.0, threads: 1 },
     }
 }
@@ -216,19 +215,16 @@ fn paper() -> Config {
     let laptop = laptop();
     Config {
         search: SearchSettings {
-            warmup_steps: 0,
-            outer_iterations: 75,
+            length: Length::Iterations(75),
+            trials: 0.0,
+            fall: 0.0,
             weight_steps: 2000,
+            views: 1,
             nes_iterations: 20,
-            searcher: SearcherName::Nes,
-            start: Start::Base,
-            trials: Trials { candidates: 0, epochs: 1, seeds: 1 },
             evaluation_batch: 256,
-            checkpoint_every: 1,
-            checkpoint_seconds: 300.0,
-            nes: NesSettings::paper(Penalty { rho: 1.0, phi: Phi::Square, apart: 0 }),
-            views: Views::ONE,
+            nes: NesSettings::paper(),
             sgd: SgdSettings { batch_size: 256, ..sgd() },
+            ..laptop.search
         },
         ..laptop
     }
@@ -239,17 +235,16 @@ fn smoke() -> Config {
     Config {
         evaluation_per_class: 20,
         search: SearchSettings {
-            warmup_steps: 8,
-            outer_iterations: 2,
+            length: Length::Cost(0.5),
+            trials: 0.4,
+            trial_length: 0.1,
             weight_steps: 4,
-            nes_iterations: 1,
             evaluation_batch: 50,
-            trials: Trials { candidates: 2, epochs: 1, seeds: 1 },
-            nes: NesSettings { estimator: Estimator::antithetic(4), ..laptop.search.nes },
+            nes: NesSettings { samples: 4, ..laptop.search.nes },
             sgd: SgdSettings { batch_size: 16, ..sgd() },
             ..laptop.search
         },
-        train: TrainSettings { epochs: 1, recalibration_batches: 2, ..laptop.train },
+        train: TrainSettings { epochs: 1.0, recalibration_batches: 2, ..laptop.train },
         bench: BenchSettings { seconds: 0.1, threads: 1 },
         ..laptop
     }
@@ -278,68 +273,39 @@ fn comment(name: &str) -> Option<&'static str> {
         "threads" => "Threads that Burn computes with; without it, as many as there are cores.",
         "evaluation_per_class" => "Training images of each class that architectures are compared on in the search.",
         "search" => "The search (Algorithm 1 of the paper).",
-        "search.warmup_steps" => "Weight steps before the first NES iteration, on random views at the budget.",
-        "search.outer_iterations" => "K: outer iterations.",
-        "search.weight_steps" => "N: weight steps in each outer iteration, on views drawn around H.",
-        "search.nes_iterations" => "NES iterations in each outer iteration.",
-        "search.start" => "Where H starts: \"base\" (the backbone) or \"uniform\" (its best uniform rescaling).",
         "search.searcher" => {
             "\"nes\", or for comparison \"random\", \"evolution\", \"cma-es\", \"netadapt\", \"uniform-channel\", \
-             \"uniform-resolution\", \"uniform-joint\": these begin when all weight steps are done."
+             \"uniform-resolution\", \"uniform-joint\": these begin when the shared weights are trained."
         }
-        "search.nes" => "How NES moves H (equations 6, 7 and 9).",
-        "search.nes.sigma" => {
-            "Deviation of the candidates from H, in steps, in the beginning, at most a fifth of a dimension's values;"
+        "search.length" => {
+            "How long the search is: { cost = 0.25 }, a share of the MACs of training the backbone, or { iterations = 75 }, \
+             outer iterations."
         }
-        "search.nes.sigma_floor" => "it falls linearly to this.",
-        "search.nes.sigma_adaptation" => {
-            "How fast each dimension's deviation is adapted to the losses, in units of separable NES's rate; 0 for not at all."
-        }
-        "search.nes.learning_rate_adaptation" => {
-            "Whether the learning rate is multiplied by s / (1 + s), s being the gradient's signal-to-noise ratio."
-        }
-        "search.nes.average" => "Share of the iterations, the last ones, whose mean H is found; 0 for the last H.",
-        "search.nes.choice" => {
-            "Share of the evaluations that is kept for scoring the best candidates of the last half of the iterations, and \
-             that mean, again: the best by all these losses is found; 0 for the mean itself."
-        }
-        "search.nes.learning_rate" => "Learning rate of H in the beginning; it falls linearly to 0.",
-        "search.nes.momentum" => "Weight of the past in the running mean of the gradients of H.",
-        "search.evaluation_batch" => "Evaluation images that all candidates of an NES iteration are scored on.",
-        "search.checkpoint_every" => "Outer iterations between two checkpoints.",
-        "search.checkpoint_seconds" => "Seconds after which there is one in any case.",
-        "search.nes.constraint" => {
-            "How the search keeps to the budget: \"projection\" moves candidates onto it; or a table \
-             penalty = { rho = 1.0, phi = \"square\" } (or \"absolute\", \"positive\")."
-        }
-        "search.nes.constraint.penalty" => "Equation 2: rho * phi(R / R_t - 1) is added to the loss.",
-        "search.nes.constraint.penalty.rho" => "Weight of the penalty.",
-        "search.nes.constraint.penalty.phi" => "\"square\", \"absolute\" or \"positive\".",
+        "search.length.cost" => "Share of the MACs that training the backbone from scratch takes.",
+        "search.length.iterations" => "K: outer iterations.",
         "search.trials" => {
-            "Short trainings from scratch, in place of the shared weights: they decide where H starts, correct the losses \
-             of candidates, and choose between the start and what NES made of it."
+            "Share of the cost for short trainings from scratch, which decide where H starts; with 0 it starts at the backbone."
         }
-        "search.trials.candidates" => "Uniform rescalings that are trained; with 0, the shared weights decide.",
-        "search.trials.epochs" => "Passes over the training images.",
-        "search.trials.seeds" => "Trainings of each of the last two architectures.",
-        "search.views" => "The views in each weight step, whose gradients are summed.",
-        "search.views.random" => "Views that are drawn: along the budget in the warm-up, around H after it.",
-        "search.views.sandwich" => "Whether the largest and the smallest view of the space are in every step too.",
-        "search.views.distillation" => "Whether all others learn the largest view's softmax instead of the labels.",
-        "search.nes.estimator" => "The estimator of the NES gradient (equations 6 and 7).",
-        "search.nes.estimator.samples" => "M: candidates in each NES iteration.",
-        "search.nes.estimator.sampling" => {
-            "\"independent\" (the paper) or \"antithetic\" (pairs of opposite directions)."
+        "search.trial_length" => "Length of a short training, as a share of the final one's.",
+        "search.fall" => {
+            "Share of the walk in which the budget falls from the start's cost to the target; with 0 it is the target."
         }
-        "search.nes.estimator.shaping" => {
-            "\"difference\" to the loss at H (equation 6), \"standardized\" or \"ranked\" losses."
+        "search.weight_steps" => "N: weight steps in each outer iteration, on views drawn around H.",
+        "search.views" => "Views in each weight step, each on a batch of its own.",
+        "search.nes_iterations" => "NES iterations in each outer iteration.",
+        "search.evaluation_batch" => "Evaluation images that all candidates of an NES iteration are scored on.",
+        "search.checkpoint_seconds" => "Seconds between two checkpoints.",
+        "search.nes" => "How NES moves H (equations 6, 7 and 9).",
+        "search.nes.form" => {
+            "\"projected\" (antithetic pairs, standardised losses, candidates on the budget) or \"paper\" (equations 2 and 7)."
         }
-        "search.nes.estimator.moves" => {
-            "What a loss is the effect of: the direction as \"drawn\", or the step that was \"realized\" on the budget."
+        "search.nes.samples" => "M: candidates of one gradient.",
+        "search.nes.sigma" => {
+            "Deviation of the candidates from H in the beginning, in steps, at most a fifth of a dimension's values."
         }
-        "search.nes.constraint.penalty.apart" => {
-            "Directions for the gradient of the penalty alone; with 0 it is added to each candidate's loss."
-        }
+        "search.nes.sigma_floor" => "Deviation in the end, in steps.",
+        "search.nes.learning_rate" => "Learning rate of H in the beginning; it falls linearly to 0.",
+        "search.nes.rho" => "Weight of the penalty of the paper's form: rho * (R / R_t - 1)^2.",
         "search.sgd" => "How the shared weights are trained.",
         "search.sgd.augment" | "train.sgd.augment" => "Random changes to training images.",
         "train" => "Training of a network from scratch.",
@@ -372,7 +338,6 @@ fn comment(name: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::searchers::Constraint;
 
     const PRESETS: [Preset; 3] = [Preset::Laptop, Preset::Paper, Preset::Smoke];
 
@@ -414,14 +379,16 @@ mod tests {
 
     #[test]
     fn a_file_changes_what_it_names() {
-        let text = "budget = \"250k\"\n[search.nes]\nsigma = 2\n[search.nes.constraint.penalty]\nrho = 3.0\nphi = \"absolute\"\n";
-        let config = Config::from_toml(Preset::Laptop, text).unwrap();
-        let mut expected = laptop();
+        let text = "budget = \"250k\"\n[search.length]\niterations = 3\n[search.nes]\nsigma = 2\n";
+        let config = Config::from_toml(Preset::Paper, text).unwrap();
+        let mut expected = paper();
         expected.budget = "250k".parse().unwrap();
+        expected.search.length = Length::Iterations(3);
         expected.search.nes.sigma = 2.0;
-        let penalty = Penalty { rho: 3.0, phi: Phi::Absolute, apart: 0 };
-        expected.search.nes.constraint = Constraint::Penalty(penalty);
         assert_eq!(config, expected);
+        let text = "[search]\nlength = { iterations = 3 }\n";
+        let error = Config::from_toml(Preset::Laptop, text).expect_err("trials have no allowance").to_string();
+        assert!(error.contains("search.trials: expected 0 where search.length is in iterations"), "{error}");
     }
 
     /// Runs from before there was a choice have no such line.
@@ -444,11 +411,11 @@ mod tests {
                 ["train.sgd.augment.shift: expected 0 with random_resized_crop", "found 1"],
             ),
             ("image_size = 0", ["image_size", "1 to 8192, found 0"]),
-            ("[train]\nepochs = 0", ["train.epochs", "1 to 1000000, found 0"]),
-            ("[train]\nepochs = -3", ["invalid value: integer `-3`", "epochs"]),
+            ("[train]\nepochs = 0", ["train.epochs", "0.0001 to 1000000, found 0"]),
+            ("[train]\nepochs = -3", ["train.epochs", "found -3"]),
             ("[train]\nepochs = \"many\"", ["invalid type: string \"many\"", "epochs"]),
             ("budget = \"-1\"", ["a budget is a fraction", "\"-1\""]),
-            ("[search]\nstart = \"somewhere\"", ["unknown variant `somewhere`", "uniform"]),
+            ("[search.nes]\nform = \"other\"", ["unknown variant `other`", "paper"]),
             ("sigma = = 1", ["TOML parse error at line 1", "sigma = = 1"]),
         ] {
             let message = Config::from_toml(Preset::Laptop, text).expect_err(text).to_string();

@@ -106,6 +106,10 @@ impl Limit {
         Self { resource, most }
     }
 
+    fn times(&self, factor: f64) -> Self {
+        Self::new(self.resource.clone(), self.most * factor)
+    }
+
     /// What is limited.
     pub fn resource(&self) -> &dyn Resource {
         &*self.resource
@@ -157,7 +161,18 @@ impl Limits {
     /// # Panics
     /// If that is no finite number above 0.
     pub fn at_scale(&self, scale: f64) -> Self {
-        Self { budget: Limit::new(self.budget.resource.clone(), self.budget.most / scale), bounds: self.bounds.clone() }
+        Self { budget: self.budget.times(1.0 / scale), bounds: self.bounds.clone() }
+    }
+
+    /// With the budget and all bounds multiplied by a factor.
+    ///
+    /// # Panics
+    /// If that is no finite number above 0.
+    pub fn times(&self, factor: f64) -> Self {
+        Self {
+            budget: self.budget.times(factor),
+            bounds: self.bounds.iter().map(|bound| bound.times(factor)).collect(),
+        }
     }
 
     /// The budget.

@@ -86,6 +86,17 @@ impl SgdSettings {
         .expect("a learning rate in (0, 1]")
     }
 
+    /// The learning rate after a share of all steps: linear to its peak, then a cosine to 0.
+    pub(crate) fn learning_rate_at(&self, done: f64) -> f64 {
+        match done < self.warmup {
+            true => self.learning_rate * (done / self.warmup).max(0.01),
+            false => {
+                let falling = (done - self.warmup) / (1.0 - self.warmup).max(1e-9);
+                self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * falling.min(1.0)).cos())
+            }
+        }
+    }
+
     /// The mean cross-entropy of `[images, classes]` to labels.
     pub(crate) fn loss(&self, logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
         let smoothing = (self.label_smoothing > 0.0).then_some(self.label_smoothing as f32);
@@ -110,8 +121,8 @@ impl SgdSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainSettings {
-    /// Passes over the training images.
-    pub epochs: usize,
+    /// Passes over the training images, or a part of one.
+    pub epochs: f64,
     /// The optimizer.
     pub sgd: SgdSettings,
     /// Decay of the running average of the weights that is kept in the end; 0 keeps the last weights.
@@ -126,16 +137,23 @@ impl TrainSettings {
     /// # Errors
     /// Naming the first field that is out of its range, and the range.
     pub fn check(&self) -> Result<(), SettingsError> {
-        check("train.epochs", self.epochs, 1..=1_000_000)?;
+        check("train.epochs", self.epochs, 1e-4..=1e6)?;
         check("train.average_decay", self.average_decay, 0.0..=0.999_999)?;
         check("train.recalibration_batches", self.recalibration_batches, 1..=1_000_000)?;
         self.sgd.check("train.sgd")
     }
 
+    /// Images of a batch from a set of so many, and steps of a training on it.
+    pub(crate) fn steps(&self, set: usize) -> (usize, usize) {
+        let batch_size = self.sgd.batch_size.min(set).max(1);
+        let steps = (set / batch_size) as f64 * self.epochs;
+        (batch_size, (steps.round() as usize).max(1))
+    }
+
     /// Images that one training on a set of so many processes: whole batches alone.
     pub fn images(&self, set: usize) -> u64 {
-        let batch_size = self.sgd.batch_size.min(set).max(1);
-        (set / batch_size * batch_size * self.epochs) as u64
+        let (batch_size, steps) = self.steps(set);
+        (batch_size * steps) as u64
     }
 }
 
@@ -168,9 +186,8 @@ pub fn train<M: Backbone>(
 ) -> Result<Option<Trained<M>>, DataError> {
     let device = model.devices().first().cloned().unwrap_or_default().autodiff();
     let mut model = model;
-    let batch_size = settings.sgd.batch_size.min(set.len());
+    let (batch_size, steps) = settings.steps(set.len());
     let per_epoch = set.len() / batch_size;
-    let steps = per_epoch * settings.epochs;
     let mut optimizer = settings.sgd.optimizer();
     let mut schedule = settings.sgd.schedule(steps);
     let mut order = EpochSampler::new(set.len(), derived_seed(seed, Stream::TrainingOrder));

@@ -127,7 +127,7 @@ fn uniform_rescalings_of_mobilenet_v1_meet_the_budgets_of_the_paper() {
 
         let limits = whole.limits(Budget::Macs(Macs(budget)), &[]).expect("a cost");
         let projection = Projection::new(whole.space(), &limits).expect("a feasible budget");
-        let channel = baselines::uniform_channel(whole.space(), &projection).expect("an architecture");
+        let channel = baselines::uniform_channel(&projection).expect("an architecture");
         assert_eq!(channel.get("resolution"), Some(224), "{width}");
         let base = whole.space().base();
         let scales = base.values().iter().zip(channel.values()).skip(1);
@@ -137,7 +137,7 @@ fn uniform_rescalings_of_mobilenet_v1_meet_the_budgets_of_the_paper() {
         assert!((mean - own_width).abs() < 0.001, "{width}: {mean} of {scales:?}");
         assert!(scales.iter().all(|scale| (scale - mean).abs() < 0.06), "{width}: {scales:?}");
 
-        let joint = baselines::uniform_joint(whole.space(), &projection).expect("architectures");
+        let joint = baselines::uniform_joint(&projection).expect("architectures");
         assert_eq!(joint[0], channel);
         for architecture in &joint {
             let share = projection.share(architecture).expect("a cost");

@@ -9,7 +9,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Tensor};
 use elastic_layers::backbones::{MobileNetV2, MobileNetV2Config};
-use elastic_layers::{ArchitectureFile, Backbone};
+use elastic_layers::{Architecture, Backbone};
 use exporters::runtime::{RuntimeKind, available, require};
 use exporters::{reference, verify};
 use nes_search::data::{ImageData, Normalization, batch, batches};
@@ -40,8 +40,8 @@ fn blueprint() -> Blueprint<MobileNetV2> {
 /// The trained network of a directory.
 fn network(directory: &Path) -> MobileNetV2 {
     let blueprint = blueprint();
-    let file: ArchitectureFile = serde_json::from_value(json(&directory.join("architecture.json"))).expect("a file");
-    let architecture = blueprint.space().check(&file).expect("an architecture of the space");
+    let architecture: Architecture = serde_json::from_value(json(&directory.join("architecture.json"))).expect("a file");
+    blueprint.space().check(&architecture).expect("an architecture of the space");
     let bytes = Bytes::from_bytes_vec(fs::read(directory.join("weights.bpk")).expect("weights"));
     let record = ModuleRecord::from_bytes(bytes).expect("a record");
     blueprint.network(&architecture, 0, &Device::default()).expect("a network").load_record(record)
@@ -103,15 +103,14 @@ fn check_fidelity(folder: &Path, out: &Path) {
         assert!((LEAST_SHARE..=1.0).contains(&share), "{pair}");
         assert!((0.0..=1.0).contains(&pair["trained_accuracy"].as_f64().expect("a share")), "{pair}");
         assert!(pair["shared_loss"].as_f64() > Some(0.0) && pair["trained_loss"].as_f64() > Some(0.0), "{pair}");
-        assert_ne!(pair["shared_loss"], pair["corrected_loss"], "{pair}");
     }
     let more_file = fidelity("4");
     let more = more_file["pairs"].as_array().expect("pairs");
     assert!(more.len() == 4 && pairs.iter().all(|pair| more.contains(pair)), "{more:?} without one of {pairs:?}");
     assert_eq!(fidelity("2")["pairs"].as_array(), Some(more), "trained pairs were given up");
     let plot = fs::read_to_string(out.join("fidelity.svg")).expect("a plot");
-    // Two of each pair, and two in the legend.
-    assert_eq!(plot.matches("<circle").count(), 2 * 4 + 2, "{plot}");
+    // One of each pair, and one in the legend.
+    assert_eq!(plot.matches("<circle").count(), 4 + 1, "{plot}");
 }
 
 fn check_summary(out: &Path, table: &str) {
@@ -119,11 +118,14 @@ fn check_summary(out: &Path, table: &str) {
     let budget = summary["budget_macs"].as_u64().expect("MACs");
     assert_eq!(budget, 251_721);
     let search = summary["search"].as_object().expect("an object");
-    assert_eq!(search.keys().collect::<Vec<_>>(), ["evaluations", "images", "seconds"]);
+    assert_eq!(search.keys().collect::<Vec<_>>(), ["evaluations", "images", "macs", "seconds"]);
     // One epoch of the 10,000 images, in batches of 64.
     assert_eq!(summary["training_images"], 9984);
-    let share = search["images"].as_f64().expect("a number") / 9984.0;
-    assert!(table.contains(&format!("search: {share:.3} of the 9984 images")), "{share} in: {table}");
+    assert_eq!(summary["training_macs"], 3_u64 * 2_517_208 * 9984);
+    let share = search["macs"].as_f64().expect("a number") / (3.0 * 2_517_208.0 * 9984.0);
+    assert!(table.contains(&format!("search: {share:.3} of the MACs")), "{share} in: {table}");
+    let seconds = search["seconds"].as_f64().expect("a number") / summary["training_seconds"].as_f64().expect("measured");
+    assert!(table.contains(&format!(", {seconds:.3} of the ")), "{seconds} in: {table}");
     let rows = summary["rows"].as_array().expect("rows");
     let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().expect("a name")).collect();
     assert_eq!(names, ["uniform-channel", "uniform-joint", "found", "backbone"]);
@@ -149,7 +151,7 @@ fn check_files(out: &Path) {
     assert_eq!(Config::from_toml(Preset::Laptop, &config).expect("a configuration"), expected);
     let history = fs::read_to_string(out.join("history.jsonl")).expect("a history");
     let records: Vec<Iteration> = history.lines().map(|line| serde_json::from_str(line).expect("a record")).collect();
-    assert_eq!(records.len(), expected.search.outer_iterations * expected.search.nes_iterations);
+    assert!(records.len() > 5, "{} rounds", records.len());
     let bench = json(&out.join("bench.json"));
     let files: BTreeSet<_> = bench["reports"]
         .as_array()

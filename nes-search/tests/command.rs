@@ -56,8 +56,7 @@ fn another_backbone_by_a_flag_or_by_the_configuration() {
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         output
     };
-    let quick = "[search]\nwarmup_steps = 2\nouter_iterations = 1\nweight_steps = 1\nstart = \"base\"\n\
-                 [search.trials]\ncandidates = 0\n";
+    let quick = "[search]\nlength = { iterations = 1 }\ntrials = 0\nweight_steps = 1\n";
     fs::write(directory.path().join("my.toml"), quick).unwrap();
     run(&["search", "--preset", "smoke", "--config", "my.toml", "--backbone", "mobilenet-v1-small", "--out", "found"]);
     let config = fs::read_to_string(directory.path().join("found/config.toml")).unwrap();
@@ -206,8 +205,7 @@ fn what_is_known_of_a_search_that_is_not_over() {
 #[test]
 fn a_damaged_fidelity_file() {
     let directory = tempdir().unwrap();
-    let config = "[search]\nwarmup_steps = 1\nouter_iterations = 1\nweight_steps = 1\nstart = \"base\"\n\
-                  [search.trials]\ncandidates = 0\n";
+    let config = "[search]\nlength = { iterations = 1 }\ntrials = 0\nweight_steps = 1\n";
     fs::write(directory.path().join("my.toml"), config).unwrap();
     let search = ["search", "--preset", "smoke", "--config", "my.toml", "--out", "mine"];
     assert!(command(&search, directory.path()).status.success());
@@ -313,7 +311,7 @@ fn the_printed_configuration_is_the_preset() {
 fn ctrl_c_leaves_a_checkpoint_from_which_the_search_ends_as_without() {
     let directory = tempdir().unwrap();
     let binary = env!("CARGO_BIN_EXE_nes-search");
-    let config = "[search]\nwarmup_steps = 200\nouter_iterations = 3\n";
+    let config = "[search]\nlength = { cost = 1.0 }\n";
     fs::write(directory.path().join("my.toml"), config).unwrap();
     let search = ["search", "--preset", "smoke", "--config", "my.toml", "--out"];
     let spawn = |out: &str| {

@@ -4,9 +4,9 @@ use burn::tensor::Device;
 use nes_search::data::{ImageData, Normalization};
 use nes_search::{Blueprint, Budget, Config, LEAST_SHARE, Preset, Projection, Search, Task};
 
-/// The paper's figure. Without trials: they cost more than that.
+/// The paper's figure, a quarter, in MACs: 1 for a forward, 3 for a training step.
 #[test]
-fn the_default_search_processes_a_quarter_of_the_images_that_training_the_backbone_takes() {
+fn the_default_search_takes_a_quarter_of_the_macs_that_training_the_backbone_takes() {
     let config = Config::preset(Preset::Laptop);
     let data = ImageData::embedded();
     let backbone = config.backbone;
@@ -23,14 +23,15 @@ fn the_default_search_processes_a_quarter_of_the_images_that_training_the_backbo
         evaluation: &evaluation,
         normalization: &normalization,
         limits: &limits,
+        recipe: &config.train,
         devices: &devices,
     };
     let mut search = Search::new(task, &config.search, config.seed).expect("a search");
     let found = search.run(None, &mut ()).expect("no error").expect("not interrupted");
-    let (images, training) = (found.cost.images, config.train.images(data.train.len()));
-    assert!(4 * images <= training, "{images} images, and {training} for a training");
+    let share = found.cost.macs as f64 / task.training_macs().expect("a cost") as f64;
+    assert!((0.2..=0.25).contains(&share), "{share}");
     // It learned something with so few, and chose by it.
-    assert!(images > training / 5 && found.accuracy_at_end.accuracy > 0.5, "{:?}", found.accuracy_at_end);
+    assert!(found.accuracy.accuracy > 0.5, "{:?}", found.accuracy);
     let share = Projection::new(blueprint.space(), &limits).and_then(|it| Ok(it.share(&found.architecture)?));
     assert!((LEAST_SHARE..=1.0).contains(&share.expect("a cost")), "{}", found.architecture);
 }

@@ -9,10 +9,9 @@ use elastic_layers::Macs;
 use elastic_layers::backbones::MobileNetV2Config;
 use image::{ImageFormat, Rgb, RgbImage};
 use nes_search::data::{Augment, ImageData, Normalization};
-use nes_search::search::{Start, Trials};
-use nes_search::searchers::NesSettings;
+use nes_search::search::Length;
 use nes_search::{
-    Blueprint, Budget, Config, Estimator, Observer, Preset, Progress, Search, SearchSettings, SgdSettings, Task,
+    Blueprint, Budget, Config, NesSettings, Observer, Preset, Progress, Search, SearchSettings, SgdSettings, Task,
 };
 use serde_json::Value;
 use tempfile::tempdir;
@@ -174,11 +173,10 @@ fn a_search_on_folders_that_was_interrupted_ends_as_if_it_had_not_been() {
     let blueprint = Blueprint::new([3, 28, 28], move |space, device| config.init(space, device)).expect("a network");
     let smoke = Config::preset(Preset::Smoke).search;
     let settings = SearchSettings {
-        warmup_steps: 3,
+        length: Length::Iterations(3),
+        trials: 0.0,
         weight_steps: 3,
-        start: Start::Base,
-        trials: Trials { candidates: 0, ..smoke.trials },
-        nes: NesSettings { estimator: Estimator::antithetic(2), ..smoke.nes.clone() },
+        nes: NesSettings { samples: 2, ..smoke.nes.clone() },
         evaluation_batch: 8,
         sgd: SgdSettings {
             // Three batches in an epoch: nine steps see three of them.
@@ -188,11 +186,12 @@ fn a_search_on_folders_that_was_interrupted_ends_as_if_it_had_not_been() {
         },
         ..smoke
     };
-    let devices = [Device::default()];
+    let (devices, recipe) = ([Device::default()], Config::preset(Preset::Smoke).train);
     let limits = &blueprint.limits(Budget::Macs(Macs(250_000)), &[]).expect("a cost");
     let search = || {
         let (blueprint, train, evaluation, normalization) = (&blueprint, &train, &evaluation, &normalization);
-        let task = Task { blueprint, train, evaluation, normalization, limits, devices: &devices };
+        let recipe = &recipe;
+        let task = Task { blueprint, train, evaluation, normalization, limits, recipe, devices: &devices };
         Search::new(task, &settings, 8).expect("a search")
     };
     let history = |directory: &Path| fs::read_to_string(directory.join("history.jsonl")).expect("a history");
@@ -201,9 +200,9 @@ fn a_search_on_folders_that_was_interrupted_ends_as_if_it_had_not_been() {
     let position = |directory: &Path| {
         let checkpoints = fs::read_dir(directory.join("checkpoints")).unwrap().map(|entry| entry.unwrap().path());
         let newest = checkpoints.max().expect("a checkpoint");
-        let mut position = json(newest.join("state.json"))["content"]["position"].clone();
-        position["seconds"] = Value::Null;
-        position
+        let mut state = json(newest.join("state.json"))["state"]["state"].clone();
+        state["cost"]["seconds"] = Value::Null;
+        state
     };
     for step in [1, 2, 4, 7, 9] {
         let part = tempdir().unwrap();

@@ -36,9 +36,8 @@ fn setting() -> TempDir {
         write_labels(&data.join(format!("{split}-labels-idx1-ubyte")), &labels).expect("a file");
     }
     let config = "data = \"data\"\nevaluation_per_class = 10\nthreads = 2\n\
-                  [search]\nwarmup_steps = 12\nouter_iterations = 4\nweight_steps = 3\nnes_iterations = 2\n\
-                  checkpoint_seconds = 0.0\nevaluation_batch = 20\n\
-                  [search.sgd]\nbatch_size = 8\n[search.trials]\ncandidates = 3\nepochs = 2\nseeds = 2\n\
+                  [search]\nlength = { cost = 0.6 }\ntrials = 0.2\ntrial_length = 0.2\nweight_steps = 6\n\
+                  checkpoint_seconds = 0.0\nevaluation_batch = 20\n[search.sgd]\nbatch_size = 8\n\
                   [train]\nepochs = 3\n[train.sgd]\nbatch_size = 8\n[bench]\nseconds = 0.4\n";
     fs::write(directory.path().join("my.toml"), config).expect("a file");
     directory
@@ -93,7 +92,7 @@ fn assert_nothing_is_half_written(directory: &Path) {
             let mut names: Vec<_> =
                 files(&path).iter().filter_map(|file| file.file_name().map(OsStr::to_owned)).collect();
             names.sort();
-            assert_eq!(names, ["state.json", "supernet.bpk", "weight-optimizer.bpk"], "{}", path.display());
+            assert_eq!(names, ["blake3", "state.json", "supernet.bpk", "weight-optimizer.bpk"], "{}", path.display());
         }
     }
 }
@@ -114,8 +113,7 @@ fn a_search_killed_at_25_random_moments_ends_as_if_it_had_not_been() {
     finish(start(path, "search", "whole"));
     let duration = begin.elapsed();
     let expected = results(&path.join("whole"));
-    // Six iterations of four candidates, and the last choice among eight.
-    assert_eq!(expected.1.lines().count(), 7);
+    assert!(expected.1.lines().count() > 5, "rounds: {}", expected.1);
     let mut rng = ChaCha8Rng::seed_from_u64(25);
     let (mut kills, mut searches, mut amid) = (0, 0, 0);
     while kills < 25 {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use burn::tensor::Device;
 use elastic_layers::blocks::{Block, BlockActivation, BlockKind};
-use elastic_layers::{Architecture, ArchitectureFile, Backbone, CostError, DimKind, SearchSpace};
+use elastic_layers::{Architecture, Backbone, CostError, DimKind, SearchSpace};
 use exporters::OnnxExporter;
 use nes_search::latency::{Calibration, Family, LatencyModel, LatencyTable, MeasuredNetwork, TableEntry, adjust};
 use nes_search::{
@@ -246,8 +246,8 @@ proptest! {
                 Ok(()) => assert!(!table.entries.is_empty()),
                 Err(error) => assert!(error.to_string().contains("damaged"), "{error}"),
             }
-            let file = serde_json::to_vec(&blueprint.space().base().to_file()).expect("JSON");
-            if let Ok(file) = serde_json::from_slice::<ArchitectureFile>(&mutated(&file, kind, at, length, byte)) {
+            let file = serde_json::to_vec(&blueprint.space().base()).expect("JSON");
+            if let Ok(file) = serde_json::from_slice::<Architecture>(&mutated(&file, kind, at, length, byte)) {
                 let _ = blueprint.space().check(&file);
             }
         });
@@ -448,7 +448,7 @@ fn a_search_under_a_table_of_this_machine_ends_with_measurements() {
     table.write(&folder.join("latency.json")).expect("writes");
     let (space, latency) = (blueprint.space(), blueprint.latency(&table));
     let budget = 0.5 * (latency.of(&space.smallest()).expect("a time") + latency.of(&space.base()).expect("a time"));
-    fs::write(folder.join("short.toml"), "[search.trials]\ncandidates = 0\n").expect("writes");
+    fs::write(folder.join("short.toml"), "[search]\ntrials = 0\n").expect("writes");
     let budget = format!("{budget:.4}ms");
     let output = Command::new(env!("CARGO_BIN_EXE_nes-search"))
         .args(["search", "--preset", "smoke", "--config", "short.toml", "--out", "found", "--budget", &budget])
@@ -463,7 +463,8 @@ fn a_search_under_a_table_of_this_machine_ends_with_measurements() {
         serde_json::from_slice(&fs::read(folder.join("found/search.json")).expect("a file")).expect("JSON");
     let measured = &search["measured"];
     let file = fs::read(folder.join("found/architecture.json")).expect("an architecture");
-    let found = space.check(&serde_json::from_slice(&file).expect("JSON")).expect("of the space");
+    let found: Architecture = serde_json::from_slice(&file).expect("JSON");
+    space.check(&found).expect("of the space");
     let of_found: Vec<f64> = measured["measurements"]
         .as_array()
         .expect("measurements")
@@ -485,7 +486,7 @@ fn a_search_keeps_to_a_budget_of_time() {
     let latency = blueprint.latency(&table);
     let space = blueprint.space();
     let budget = 0.5 * (latency.of(&space.smallest()).expect("a time") + latency.of(&space.base()).expect("a time"));
-    fs::write(folder.path().join("short.toml"), "[search.trials]\ncandidates = 0\n").expect("writes");
+    fs::write(folder.path().join("short.toml"), "[search]\ntrials = 0\n").expect("writes");
     let search = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nes-search"));
         command.args([
@@ -507,7 +508,8 @@ fn a_search_keeps_to_a_budget_of_time() {
     let with = search(&["--latency-table", "table.json"]);
     assert!(with.status.success(), "{}", String::from_utf8_lossy(&with.stderr));
     let file = fs::read(folder.path().join("found/architecture.json")).expect("an architecture");
-    let found = space.check(&serde_json::from_slice(&file).expect("JSON")).expect("of the space");
+    let found: Architecture = serde_json::from_slice(&file).expect("JSON");
+    space.check(&found).expect("of the space");
     let share = latency.of(&found).expect("a time") / budget;
     assert!((LEAST_SHARE..=1.0).contains(&share), "{share} of the budget");
     // The table is of another machine, so nothing is measured here.

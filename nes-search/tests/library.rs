@@ -124,9 +124,9 @@ fn uniform_baselines_scale_what_they_say() {
     let budget = Macs(251_721);
     let limits = limits(&blueprint, budget);
     let projection = Projection::new(space, &limits).expect("a feasible budget");
-    let channel = baselines::uniform_channel(space, &projection).expect("an architecture");
+    let channel = baselines::uniform_channel(&projection).expect("an architecture");
     assert_eq!((channel.get("resolution"), channel.get("depth")), (Some(28), Some(10)));
-    let joint = baselines::uniform_joint(space, &projection).expect("architectures");
+    let joint = baselines::uniform_joint(&projection).expect("architectures");
     assert_eq!(joint.first(), Some(&channel));
     let resolutions: Vec<usize> = joint.iter().filter_map(|one| one.get("resolution")).collect();
     assert_eq!(resolutions, (14..=28).rev().collect::<Vec<_>>());
@@ -179,7 +179,7 @@ fn training_learns_and_a_seed_decides_every_bit() {
     let budget = Macs(1_000_000);
     let limits = limits(&blueprint, budget);
     let projection = Projection::new(blueprint.space(), &limits).expect("a feasible budget");
-    let architecture = baselines::uniform_channel(blueprint.space(), &projection).expect("an architecture");
+    let architecture = baselines::uniform_channel(&projection).expect("an architecture");
     let run = |seed| {
         let network = blueprint.network(&architecture, seed, &device).expect("a network");
         let trained = train(network, &set, &normalization, &settings(), seed, "test", &mut ())

@@ -6,10 +6,9 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use elastic_layers::backbones::MobileNetV2Config;
 use nes_search::data::{ImageData, Normalization};
-use nes_search::search::{Start, Trials};
-use nes_search::searchers::NesSettings;
+use nes_search::search::Length;
 use nes_search::{
-    Blueprint, Budget, Config, Estimator, Observer, Preset, Progress, Search, SearchSettings, SgdSettings, Task,
+    Blueprint, Budget, Config, NesSettings, Observer, Preset, Progress, Search, SearchSettings, SgdSettings, Task,
 };
 use serde::Serialize;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, get_current_pid};
@@ -94,17 +93,14 @@ fn measure(duration: Duration) -> anyhow::Result<Report> {
     let (train, evaluation) = few.split_per_class(10, 1)?;
     let normalization = Normalization::of(&train)?;
     let limits = blueprint.limits(Budget::Fraction(0.1), &[])?;
-    let laptop = Config::preset(Preset::Laptop).search;
+    let Config { search: laptop, train: recipe, .. } = Config::preset(Preset::Laptop);
     let settings = SearchSettings {
-        warmup_steps: 0,
-        outer_iterations: 1_000_000,
+        length: Length::Iterations(1_000_000),
+        trials: 0.0,
         weight_steps: 4,
-        nes_iterations: 2,
-        start: Start::Base,
-        trials: Trials { candidates: 0, ..laptop.trials },
         evaluation_batch: 32,
-        checkpoint_every: 10,
-        nes: NesSettings { estimator: Estimator::antithetic(4), ..NesSettings::default() },
+        checkpoint_seconds: 2.0,
+        nes: NesSettings { samples: 4, ..NesSettings::default() },
         sgd: SgdSettings { batch_size: 16, ..laptop.sgd },
         ..laptop
     };
@@ -115,6 +111,7 @@ fn measure(duration: Duration) -> anyhow::Result<Report> {
         evaluation: &evaluation,
         normalization: &normalization,
         limits: &limits,
+        recipe: &recipe,
         devices: &devices,
     };
     let directory = tempfile::tempdir()?;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use elastic_layers::{Architecture, ArchitectureFile, SearchSpace};
+use elastic_layers::{Architecture, SearchSpace};
 use nes_search::search::HISTORY;
 use nes_search::{Config, Preset, files};
 use serde::Serialize;
@@ -28,8 +28,6 @@ const CHECKPOINTS: &str = "checkpoints";
 pub const TASK: &str = "task.json";
 /// Where a command is.
 pub const STATUS: &str = "status.json";
-/// The trials that are over, while the search is not.
-const TRIALS: &str = "trials.json";
 /// Trained weights of the first seed.
 pub const WEIGHTS: &str = "weights.bpk";
 /// Accuracies of all seeds.
@@ -44,11 +42,10 @@ pub const SUMMARY: &str = "summary.json";
 const LOCK: &str = ".lock";
 
 /// All that commands write into a directory.
-const FILES: [&str; 14] = [
+const FILES: [&str; 13] = [
     CONFIG,
     ARCHITECTURE,
     SEARCH,
-    TRIALS,
     TASK,
     STATUS,
     WEIGHTS,
@@ -176,6 +173,7 @@ pub fn read_json_if_there<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Op
 
 /// Reads an architecture of a space.
 pub fn read_architecture(space: &SearchSpace, path: &Path) -> anyhow::Result<Architecture> {
-    let file: ArchitectureFile = read_json(path)?;
-    space.check(&file).with_context(|| path.display().to_string())
+    let architecture: Architecture = read_json(path)?;
+    space.check(&architecture).with_context(|| path.display().to_string())?;
+    Ok(architecture)
 }

@@ -36,8 +36,8 @@ pub struct Fidelity {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(2..=100_000))]
     architectures: u32,
     /// Passes over the training images, instead of those of the configuration.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    epochs: Option<u32>,
+    #[arg(long, value_name = "N", value_parser = epochs)]
+    epochs: Option<f64>,
     /// Prints the content of fidelity.json.
     #[arg(long)]
     json: bool,
@@ -47,13 +47,11 @@ pub struct Fidelity {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FidelityFile {
     /// Passes over the training images in each training.
-    epochs: usize,
+    epochs: f64,
     /// The seed of each training.
     seed: u64,
     /// Of the losses by the shared weights with the trained networks' accuracies and losses.
     shared: Option<Correlations>,
-    /// The same, of the losses with the correction by trials.
-    corrected: Option<Correlations>,
     /// The architectures, as far as they have been trained.
     pairs: Vec<Pair>,
 }
@@ -73,7 +71,6 @@ struct Pair {
     architecture: Vec<usize>,
     macs: Macs,
     shared_loss: Option<f64>,
-    corrected_loss: Option<f64>,
     trained_loss: Option<f64>,
     trained_accuracy: f64,
 }
@@ -86,7 +83,7 @@ impl Fidelity {
             bail!("{}: expected the directory of a finished search, found no {SEARCH} in it", path.display());
         }
         let job = Job::load(config)?;
-        let epochs = self.epochs.map_or(job.config.train.epochs, |epochs| epochs as usize);
+        let epochs = self.epochs.unwrap_or(job.config.train.epochs);
         let settings = TrainSettings { epochs, ..job.config.train.clone() };
         let terminal = &mut Terminal::new(path)?;
         let Some(file) = job.fidelity(path, self.architectures as usize, &settings, terminal)? else {
@@ -124,7 +121,7 @@ impl Job {
             .map_or(Vec::new(), |file| file.pairs);
         let known = |scored: &Scored| pairs.iter().any(|pair| pair.architecture == scored.architecture.values());
         let waiting: Vec<Scored> = scored.into_iter().filter(|scored| !known(scored)).collect();
-        let file = Mutex::new(FidelityFile { epochs: settings.epochs, seed, shared: None, corrected: None, pairs });
+        let file = Mutex::new(FidelityFile { epochs: settings.epochs, seed, shared: None, pairs });
         let trainer = Trainer {
             blueprint: &self.blueprint,
             set: &self.train,
@@ -141,13 +138,12 @@ impl Job {
         let finished = trainer.train_all("fidelity", &trainings, observer, |index, trained| -> anyhow::Result<()> {
             let (images, batch) = (&self.evaluation, self.config.search.evaluation_batch);
             let evaluation = evaluate(&trained.model, images, &self.normalization, batch, &self.devices[0])?;
-            let Scored { architecture, shared_loss, corrected_loss } = &waiting[index];
+            let Scored { architecture, shared_loss } = &waiting[index];
             let finite = |loss: f64| loss.is_finite().then_some(loss);
             let pair = Pair {
                 architecture: architecture.values().to_vec(),
                 macs: self.blueprint.cost().cost(architecture)?.macs,
                 shared_loss: finite(*shared_loss),
-                corrected_loss: corrected_loss.and_then(finite),
                 trained_loss: finite(evaluation.loss),
                 trained_accuracy: evaluation.accuracy,
             };
@@ -162,12 +158,16 @@ impl Job {
         // The order in which they were drawn would depend on which training ended first.
         file.pairs.sort_by(|one, other| one.architecture.cmp(&other.architecture));
         file.shared = correlations(&file.pairs, |pair| pair.shared_loss);
-        if file.pairs.iter().any(|pair| pair.corrected_loss.is_some()) {
-            file.corrected = correlations(&file.pairs, |pair| pair.corrected_loss);
-        }
         write_json(&path, &file)?;
         Ok(Some(file))
     }
+}
+
+/// Passes over the training images, or a part of one, as a flag has them.
+fn epochs(text: &str) -> Result<f64, String> {
+    let range = 1e-4..=1e6;
+    let found = text.parse().ok().filter(|epochs| range.contains(epochs));
+    found.ok_or_else(|| format!("expected {} to {}", range.start(), range.end()))
 }
 
 /// Nothing, if all of them are equal in one of the rankings.
@@ -192,7 +192,7 @@ fn table(file: &FidelityFile) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING);
     table.set_header(["ranking by", "Spearman, accuracy", "Kendall, accuracy", "Spearman, loss", "Kendall, loss"]);
-    let rows = [("shared weights", file.shared), ("corrected by trials", file.corrected)];
+    let rows = [("shared weights", file.shared)];
     for (name, correlations) in rows.into_iter().filter_map(|(name, row)| Some((name, row?))) {
         let Correlations { spearman_accuracy, kendall_accuracy, spearman_loss, kendall_loss } = correlations;
         let cells = [spearman_accuracy, kendall_accuracy, spearman_loss, kendall_loss];
@@ -214,10 +214,7 @@ fn plot(file: &FidelityFile) -> anyhow::Result<String> {
     let points = |loss: fn(&Pair) -> Option<f64>| -> Vec<(f64, f64)> {
         file.pairs.iter().filter_map(|pair| Some((loss(pair)?, pair.trained_accuracy * 100.0))).collect()
     };
-    let series = [
-        ("shared weights", points(|pair| pair.shared_loss), BLUE),
-        ("corrected by trials", points(|pair| pair.corrected_loss), RED),
-    ];
+    let series = [("shared weights", points(|pair| pair.shared_loss), BLUE)];
     let all = || series.iter().flat_map(|(_, points, _)| points);
     let (x, y) = (range(all().map(|point| point.0)), range(all().map(|point| point.1)));
     let mut text = String::new();
@@ -259,7 +256,6 @@ mod tests {
             architecture: Vec::new(),
             macs: Macs(1),
             shared_loss,
-            corrected_loss: None,
             trained_loss,
             trained_accuracy,
         };
@@ -267,6 +263,5 @@ mod tests {
         let same = correlations(&pairs, |pair| pair.shared_loss).expect("different ones");
         let all = [same.spearman_accuracy, same.kendall_accuracy, same.spearman_loss, same.kendall_loss];
         assert!(all.iter().all(|value| (value - 1.0).abs() < 1e-12), "{same:?}");
-        assert!(correlations(&pairs, |pair| pair.corrected_loss).is_none());
     }
 }

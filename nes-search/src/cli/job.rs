@@ -6,14 +6,14 @@ use anyhow::{Context, anyhow, ensure};
 use burn::module::Module;
 use burn::store::ModuleRecord;
 use burn::tensor::Device;
-use elastic_layers::{Architecture, ArchitectureFile, Backbone, ElasticDim, Macs, SearchSpace};
+use elastic_layers::{Architecture, Backbone, ElasticDim, Macs, SearchSpace};
 use exporters::runtime::available;
 use exporters::{OnnxExporter, OnnxModel, Tolerance, VerifyReport, reference};
 use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
 use nes_search::latency::{Adjusted, LatencyTable, MeasuredNetwork};
-use nes_search::search::{CheckpointError, HISTORY, SearchCost, SharedAccuracy, Trial};
+use nes_search::search::{HISTORY, SearchCost, SharedAccuracy, Trial};
 use nes_search::{
-    AnyBackbone, Blueprint, Budget, Config, Found, Limits, Observer, Projection, Search, SearchError, Task,
+    AnyBackbone, Blueprint, Budget, Config, Found, LEAST_SHARE, Limits, Observer, Projection, Search, SearchError, Task,
 };
 use serde::{Deserialize, Serialize};
 
@@ -45,13 +45,16 @@ pub struct Job {
 pub struct SearchFile {
     /// What the search took.
     pub cost: SearchCost,
-    /// The best uniform rescaling by the shared weights.
-    pub uniform_joint: ArchitectureFile,
-    /// The trials that decided where H started and what was found.
+    /// MACs of training the backbone from scratch.
+    pub training_macs: u64,
+    /// Where H started.
+    pub start: Architecture,
+    /// The best uniform rescaling of channels and resolution.
+    pub uniform_joint: Architecture,
+    /// The short trainings from scratch.
     pub trials: Vec<Trial>,
-    /// What the shared weights got right on the evaluation split before H moved, and in the end.
-    #[serde(default)]
-    pub shared_weights: Option<SharedWeights>,
+    /// What the shared weights get right on the evaluation split in the end.
+    pub shared_weights: SharedAccuracy,
     /// The found network's time, where the budget is one that this machine can measure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<MeasuredTime>,
@@ -71,15 +74,6 @@ pub struct MeasuredTime {
     /// Why nothing nearer was looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<String>,
-}
-
-/// Whether the shared weights knew enough to compare architectures.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct SharedWeights {
-    /// Where H was before its first move.
-    pub start: Option<SharedAccuracy>,
-    /// At the found architecture.
-    pub end: SharedAccuracy,
 }
 
 impl MeasuredTime {
@@ -109,8 +103,6 @@ pub struct TaskFile {
     /// R_t in milliseconds, where that is what the budget is of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_ms: Option<f64>,
-    /// NES iterations of the whole search.
-    pub iterations: usize,
     /// The search space.
     pub dimensions: Vec<ElasticDim>,
 }
@@ -169,16 +161,22 @@ impl Job {
         write_json(&directory.join(TASK), &self.task_file())?;
         let mut search = match self.new_search()?.resume(directory, observer) {
             // Interrupted before the first checkpoint, or new.
-            Err(SearchError::Checkpoint(CheckpointError::Missing(_))) => self.new_search()?,
+            Err(SearchError::NoCheckpoint(_)) => self.new_search()?,
             resumed => resumed?,
         };
+        if search.least_share() < LEAST_SHARE {
+            observer.warning(&format!(
+                "the search space is too coarse for the {}: the nearest architecture below takes {:.4} of the budget",
+                self.limits,
+                search.least_share()
+            ));
+        }
         let Some(found) = search.run(Some(directory), observer)? else { return Ok(None) };
-        let Found { architecture, uniform_joint, trials, cost, accuracy_at_start: start, accuracy_at_end: end, .. } =
-            found;
+        let Found { architecture, uniform_joint, start, trials, cost, accuracy: shared_weights } = found;
         let (architecture, measured) = self.measured(architecture)?;
-        write_json(&directory.join(ARCHITECTURE), &architecture.to_file())?;
-        let shared_weights = Some(SharedWeights { start, end });
-        let file = SearchFile { cost, uniform_joint: uniform_joint.to_file(), trials, shared_weights, measured };
+        write_json(&directory.join(ARCHITECTURE), &architecture)?;
+        let training_macs = self.task().training_macs()?;
+        let file = SearchFile { cost, training_macs, start, uniform_joint, trials, shared_weights, measured };
         // Last, because it says that the search is over.
         write_json(&directory.join(SEARCH), &file)?;
         Ok(Some(file))
@@ -208,23 +206,27 @@ impl Job {
     }
 
     fn task_file(&self) -> TaskFile {
-        let (search, dims) = (&self.config.search, self.blueprint.space().dims());
-        let iterations = search.outer_iterations * search.nes_iterations;
         let (budget_macs, budget_ms) = self.budget();
-        TaskFile { budget_macs, budget_ms, iterations, dimensions: dims.iter().map(|dim| (*dim).clone()).collect() }
+        let dimensions = self.blueprint.space().dims().iter().map(|dim| (*dim).clone()).collect();
+        TaskFile { budget_macs, budget_ms, dimensions }
     }
 
-    /// The search of the configuration, not begun.
-    pub fn new_search(&self) -> anyhow::Result<Search<'_, AnyBackbone>> {
-        let task = Task {
+    /// What the configuration's search is of.
+    pub fn task(&self) -> Task<'_, AnyBackbone> {
+        Task {
             blueprint: &self.blueprint,
             train: &self.train,
             evaluation: &self.evaluation,
             normalization: &self.normalization,
             limits: &self.limits,
+            recipe: &self.config.train,
             devices: &self.devices,
-        };
-        Ok(Search::new(task, &self.config.search, self.config.seed)?)
+        }
+    }
+
+    /// The search of the configuration, not begun.
+    pub fn new_search(&self) -> anyhow::Result<Search<'_, AnyBackbone>> {
+        Ok(Search::new(self.task(), &self.config.search, self.config.seed)?)
     }
 
     /// The network in a directory: its architecture with its weights.
@@ -245,7 +247,7 @@ impl Job {
         let forward = |model: &AnyBackbone, images| model.forward(images);
         let model = OnnxExporter::new([2, channels, height, width])
             .with_names(["images"], ["logits"])
-            .with_metadata("architecture", serde_json::to_string(&architecture.to_file())?)
+            .with_metadata("architecture", serde_json::to_string(architecture)?)
             .with_metadata("classes", serde_json::to_string(&self.data.class_names)?)
             .with_metadata("normalization", serde_json::to_string(&self.normalization)?)
             .with_doc("Images are bytes / 255, less the mean, over the standard deviation of their channel.")

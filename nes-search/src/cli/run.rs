@@ -120,6 +120,7 @@ impl Run {
                 path.display()
             ),
         };
+        let training_seconds = job.task().training_seconds(terminal)?;
         let networks = networks(&job, path, &search)?;
         let trainings = finished(job.train(&networks, terminal)?, "run", &directory)?;
         let backbone = untrained_backbone(&job, path);
@@ -127,7 +128,7 @@ impl Run {
         let bench = finished(bench, "run", &directory)?;
         let trainings = trainings.into_iter().chain([TrainingFile::default()]);
         let networks: Vec<_> = networks.into_iter().chain([backbone]).zip(trainings).collect();
-        let summary = summary(&job, &search, &networks, &bench)?;
+        let summary = summary(&job, &search, training_seconds, &networks, &bench)?;
         write_json(&path.join(SUMMARY), &summary)?;
         if self.json {
             return super::print_json(&summary);
@@ -148,7 +149,7 @@ impl SearchCommand {
         let search = finished(job.search(path, &mut Terminal::new(path)?)?, "search", &directory)?;
         let found = job.found(path)?;
         if self.json {
-            return super::print_json(&found.to_file());
+            return super::print_json(&found);
         }
         let cost = job.blueprint.cost().cost(&found)?;
         let mut text = format!("{found}\n\n");
@@ -162,7 +163,12 @@ impl SearchCommand {
             text += &measured.line(table);
         }
         let took = search.cost;
-        text += &format!("search: {} images, {:.0} s, {} views scored\n", took.images, took.seconds, took.evaluations);
+        text += &format!(
+            "search: {:.3} of the MACs of training the backbone, {:.0} s, {} views scored\n",
+            took.macs as f64 / search.training_macs as f64,
+            took.seconds,
+            took.evaluations
+        );
         text += &format!("train it with: nes-search train --architecture {}/architecture.json\n", path.display());
         super::print(&text)
     }
@@ -176,7 +182,7 @@ impl Train {
                 let job = Job::load(self.place.options.effective()?)?;
                 let architecture = read_architecture(job.blueprint.space(), file)?;
                 let directory = RunDirectory::create(self.place.out, self.place.overwrite, &job.config)?;
-                write_json(&directory.path().join(super::directory::ARCHITECTURE), &architecture.to_file())?;
+                write_json(&directory.path().join(super::directory::ARCHITECTURE), &architecture)?;
                 (directory, job)
             }
             None => self.place.open()?,
@@ -202,10 +208,11 @@ fn networks(job: &Job, path: &Path, search: &SearchFile) -> anyhow::Result<Vec<N
     // The rescalings take what the found network takes: where that was measured, they are moved as it was.
     let limits = job.limits_of(search);
     let projection = Projection::new(space, &limits)?;
-    let joint = space.check(&search.uniform_joint)?;
+    space.check(&search.uniform_joint)?;
+    let joint = search.uniform_joint.clone();
     let joint = if search.measured.is_some() { projection.nearest(&joint.params())? } else { joint };
     Ok(vec![
-        below("uniform-channel", baselines::uniform_channel(space, &projection)?),
+        below("uniform-channel", baselines::uniform_channel(&projection)?),
         below("uniform-joint", joint),
         Network { directory: path.into(), ..below("found", job.found(path)?) },
     ])
@@ -267,6 +274,7 @@ fn export_and_measure(
 fn summary(
     job: &Job,
     search: &SearchFile,
+    training_seconds: Option<f64>,
     networks: &[(Network, TrainingFile)],
     bench: &BenchFile,
 ) -> anyhow::Result<Summary> {
@@ -291,5 +299,15 @@ fn summary(
     }
     let (budget_macs, budget_ms) = job.budget();
     let training_images = job.config.train.images(job.data.train.len());
-    Ok(Summary { budget_macs, budget_ms, seeds, search: search.cost, training_images, onnx_runtime: RUNTIME, rows })
+    Ok(Summary {
+        budget_macs,
+        budget_ms,
+        seeds,
+        search: search.cost,
+        training_images,
+        training_macs: search.training_macs,
+        training_seconds,
+        onnx_runtime: RUNTIME,
+        rows,
+    })
 }

@@ -29,6 +29,11 @@ pub struct Summary {
     pub search: SearchCost,
     /// Images that one training from scratch processes; of any network, the backbone too.
     pub training_images: u64,
+    /// MACs that one training of the backbone from scratch processes: 1 for a forward, 3 for a training step.
+    pub training_macs: u64,
+    /// Seconds that one training of the backbone from scratch takes on this machine, by some of its steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_seconds: Option<f64>,
     /// The runtime that latencies are of, with one thread and one image.
     pub onnx_runtime: RuntimeKind,
     /// The networks that were compared.
@@ -56,7 +61,7 @@ impl Summary {
         table.load_style(NOTHING);
         let runtimes = runtimes(bench);
         let mut header: Vec<String> =
-            ["network", "MACs", "of budget", "parameters", "test accuracy", "search images", "search s"]
+            ["network", "MACs", "of budget", "parameters", "test accuracy", "search MACs", "search s"]
                 .map(String::from)
                 .into();
         for runtime in &runtimes {
@@ -72,7 +77,7 @@ impl Summary {
                 format!("{:.3}", row.of_budget),
                 row.parameters.to_string(),
                 accuracy(&row.accuracy),
-                or_dash(self.search.images.to_string()),
+                or_dash(Macs(self.search.macs).short()),
                 or_dash(format!("{:.0}", self.search.seconds)),
             ];
             for &runtime in &runtimes {
@@ -93,12 +98,12 @@ impl Summary {
             (None, ms) => format!("{} ms by the latency table", ms.unwrap_or(f64::NAN)),
         };
         writeln!(text, "budget {budget}; trained from scratch with seed {}", seeds.join(", "))?;
-        let share = self.search.images as f64 / self.training_images as f64;
-        writeln!(
-            text,
-            "search: {share:.3} of the {} images that training the backbone from scratch takes",
-            self.training_images
-        )?;
+        let share = self.search.macs as f64 / self.training_macs as f64;
+        write!(text, "search: {share:.3} of the MACs that training the backbone from scratch takes")?;
+        match self.training_seconds {
+            Some(seconds) => writeln!(text, ", {:.3} of the {seconds:.0} s", self.search.seconds / seconds)?,
+            None => writeln!(text)?,
+        }
         writeln!(
             text,
             "latency: {} thread, batch 1, {}",

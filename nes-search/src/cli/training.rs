@@ -53,7 +53,7 @@ impl Job {
     ) -> anyhow::Result<Option<Vec<TrainingFile>>> {
         let (mut files, mut trainings, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for (index, network) in networks.iter().enumerate() {
-            write_json(&network.directory.join(ARCHITECTURE), &network.architecture.to_file())?;
+            write_json(&network.directory.join(ARCHITECTURE), &network.architecture)?;
             let file: TrainingFile = read_json_if_there(&network.directory.join(TRAINING))?.unwrap_or_default();
             let done = |seed: &u64| file.runs.iter().any(|run| run.seed == *seed);
             let missing =

@@ -13,7 +13,7 @@ use comfy_table::{CellAlignment, Table};
 use console::{Term, truncate_str};
 use elastic_layers::{DimKind, ElasticDim, Macs};
 use nes_search::search::{HISTORY, Iteration, read_history};
-use nes_search::searchers::NesStep;
+use nes_search::nes::NesStep;
 use serde::Serialize;
 
 use super::directory::{SEARCH, STATUS, TASK, read_json_if_there};
@@ -60,9 +60,8 @@ struct View {
     budget_macs: Option<Macs>,
     #[serde(skip_serializing_if = "Option::is_none")]
     budget_ms: Option<f64>,
-    iterations: usize,
     dimensions: Vec<ElasticDim>,
-    /// The NES iterations so far.
+    /// The rounds so far.
     history: Vec<Iteration>,
 }
 
@@ -104,17 +103,15 @@ impl View {
         let Some(task) = read_json_if_there::<TaskFile>(&directory.join(TASK))? else {
             bail!("{}: expected the directory of a run or a search, found no {TASK} in it", directory.display())
         };
-        let TaskFile { budget_macs, budget_ms, iterations, dimensions } = task;
+        let TaskFile { budget_macs, budget_ms, dimensions } = task;
         let history = read_history(directory)?;
         let fits = |record: &Iteration| {
             record.h.len() == dimensions.len()
-                && record.architecture.len() == dimensions.len()
-                && dimensions.iter().zip(&record.architecture).all(|(dim, &value)| dim.contains(value))
+                && record.architecture.dims().iter().copied().eq(dimensions.iter())
         };
-        if history.len() > iterations || !history.iter().all(fits) {
+        if !history.iter().all(fits) {
             bail!(
-                "{}: expected at most {iterations} iterations over the {} dimensions of {TASK}, found a history of \
-                 another search",
+                "{}: expected rounds over the {} dimensions of {TASK}, found a history of another search",
                 directory.join(HISTORY).display(),
                 dimensions.len()
             );
@@ -124,7 +121,6 @@ impl View {
             status: read_json_if_there(&directory.join(STATUS))?,
             budget_macs,
             budget_ms,
-            iterations,
             dimensions,
             history,
         })
@@ -133,16 +129,16 @@ impl View {
     fn text(&self, directory: &Path) -> String {
         let mut text = format!("{}: {}\n", directory.display(), self.state());
         let Some(last) = self.history.last() else {
-            return text + &format!("no round yet, of {}\n", self.iterations);
+            return text + "no round yet\n";
         };
         let _ = writeln!(
             text,
-            "round {} of {}: R {} ({:.3}), {} images so far",
+            "round {}, {:.0} % of the walk: R {} ({:.3}), budget of the moment {:.3}",
             last.iteration,
-            self.iterations,
+            last.done * 100.0,
             self.taken(last),
             last.ratio,
-            last.images
+            last.budget
         );
         let losses: Vec<f64> = last.losses.iter().flatten().copied().collect();
         let least = losses.iter().copied().reduce(f64::min);
@@ -198,7 +194,7 @@ impl View {
             table.add_row([
                 dim.name.clone(),
                 format!("{h:.2}"),
-                last.architecture[index].to_string(),
+                last.architecture.values()[index].to_string(),
                 dim.min.to_string(),
                 dim.max.to_string(),
                 dim.base.to_string(),

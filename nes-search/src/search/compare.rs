@@ -7,7 +7,7 @@ use crate::baselines;
 use crate::data::{EpochSampler, batches};
 use crate::observer::{Observer, Progress};
 use crate::rng::{Stream, derived_seed, stream};
-use crate::searchers::SearcherName;
+use crate::searchers::{SearcherName, Searcher, Turn};
 
 /// What a searcher found on shared weights that stayed as they were.
 #[derive(Clone, Debug)]
@@ -41,18 +41,20 @@ impl<M: Backbone + 'static> Search<'_, M> {
         let mut order = EpochSampler::new(self.task.evaluation.len(), order_seed);
         let size = self.settings.evaluation_batch;
         let mut batch = move || order.next_batch(size).to_vec();
-        let rescalings = baselines::uniform_all(self.task.blueprint.space(), &self.projection)?;
+        let rescalings = baselines::uniform_all(&self.projection)?;
         let losses = self.score(&rescalings, &[batch()])?;
         let start = &rescalings[least_finite(&losses).ok_or(SearchError::Diverged)?];
         let mut spent = rescalings.len();
-        let (projection, rng) = (self.projection, stream(seed, Stream::Perturbations));
-        let left = evaluations.saturating_sub(spent);
-        let mut searcher = searcher.init(&self.settings.nes, &projection, &start.params(), left, rng)?;
+        let (projection, rng) = (self.projection.clone(), stream(seed, Stream::Perturbations));
+        let all = evaluations.saturating_sub(spent);
+        let mut searcher = searcher.init(&self.settings.nes, &projection, &start.params(), all, rng)?;
         while spent < evaluations {
             if observer.interrupted() {
                 return Ok(None);
             }
-            let asked = searcher.ask(&projection, evaluations - spent)?;
+            let most = evaluations - spent;
+            let done = 1.0 - most as f64 / all as f64;
+            let asked = searcher.ask(Turn { projection: &projection, done, most })?;
             if asked.is_empty() {
                 break;
             }

@@ -2,10 +2,9 @@
 
 use elastic_layers::{ArchitectureError, CostError, SpaceError};
 
-use super::CheckpointError;
+use crate::checkpoint::CheckpointError;
 use crate::data::DataError;
 use crate::projection::ProjectionError;
-use crate::searchers::SavedError;
 
 /// Why a search cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +24,9 @@ pub enum SearchError {
     /// An image cannot be had.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The searcher's state has no written form.
-    #[error(transparent)]
-    Saved(#[from] SavedError),
+    /// A run directory has no checkpoint.
+    #[error("{0}: expected a checkpoint of a search in it (checkpoints/<number>), found none")]
+    NoCheckpoint(std::path::PathBuf),
     /// A checkpoint cannot be written or used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

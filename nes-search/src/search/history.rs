@@ -2,38 +2,41 @@
 
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use blake3::Hasher;
-use elastic_layers::Macs;
+use elastic_layers::{Architecture, Macs};
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::CheckpointError;
-use crate::searchers::NesStep;
+use crate::checkpoint::CheckpointError;
+use crate::nes::NesStep;
 
-/// One round of the searcher: for NES, an iteration. It holds nothing that differs between two runs with the same seed and number of threads.
+/// One round of the searcher: for NES, an iteration. Two runs with the same seed have the same records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Iteration {
     /// Counted from 1.
     pub iteration: usize,
-    /// H before the round, in steps above each dimension's smallest value; of other searchers, the centre of what is best.
+    /// Share of the searcher's allowance that was spent before the round.
+    pub done: f64,
+    /// The budget in the round over the final one.
+    pub budget: f64,
+    /// H before the round, in steps above each dimension's smallest value; of other searchers, the centre of the best.
     pub h: Vec<f64>,
-    /// The values of H's architecture: each rounded down.
-    pub architecture: Vec<usize>,
-    /// What that architecture takes.
+    /// H's architecture: each dimension rounded down.
+    pub architecture: Architecture,
+    /// MACs of that architecture.
     pub macs: Macs,
-    /// Its share of the budget, R / R_t.
+    /// Its share of the final budget, R / R_t.
     pub ratio: f64,
-    /// The mean of the candidates' losses by the shared weights; nothing, if none was finite.
+    /// Mean of the candidates' losses; nothing, if none was finite.
     pub loss: Option<f64>,
-    /// Losses of the candidates, corrected by trials; nothing for one that was not finite.
+    /// Losses of the candidates; nothing for one that was not finite.
     pub losses: Vec<Option<f64>>,
     /// The step of H, by NES.
     #[serde(flatten)]
     pub step: Option<NesStep>,
-    /// Images processed by the search so far, trained on and evaluated.
-    pub images: u64,
+    /// MACs that the search has processed so far.
+    pub processed: u64,
 }
 
 /// The history of a run directory.
@@ -66,43 +69,27 @@ pub fn read_history(directory: &Path) -> Result<Vec<Iteration>, CheckpointError>
     Ok(records)
 }
 
-/// How much of a history there is at some moment, and what.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How long a history is at some moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Mark {
-    records: usize,
+    pub records: usize,
     bytes: u64,
-    /// Of these bytes.
-    blake3: String,
-}
-
-impl Default for Mark {
-    fn default() -> Self {
-        Self { records: 0, bytes: 0, blake3: Hasher::new().finalize().to_string() }
-    }
 }
 
 impl Mark {
-    /// Whether the history of a run directory begins with what it was at that moment; gives the hasher that has seen it.
-    pub(super) fn check(&self, directory: &Path) -> Result<Hasher, CheckpointError> {
+    /// Refuses a run directory whose history is shorter.
+    pub(super) fn check(self, directory: &Path) -> Result<(), CheckpointError> {
         let path = directory.join(HISTORY);
-        let expected = || format!("the {} records that a checkpoint speaks of", self.records);
-        let mut hasher = Hasher::new();
-        if self.bytes > 0 {
-            let mut head = File::open(&path).map_err(CheckpointError::file(&path))?.take(self.bytes);
-            let bytes = io::copy(&mut head, &mut hasher).map_err(CheckpointError::file(&path))?;
-            if bytes < self.bytes {
-                return Err(CheckpointError::content(
-                    &path,
-                    expected(),
-                    format!("{bytes} of their {} bytes", self.bytes),
-                ));
-            }
+        let bytes = match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            metadata => metadata.map_err(CheckpointError::file(&path))?.len(),
+        };
+        if bytes >= self.bytes {
+            return Ok(());
         }
-        if hasher.finalize().to_string() != self.blake3 {
-            return Err(CheckpointError::content(&path, expected(), "records that were changed"));
-        }
-        Ok(hasher)
+        let expected = format!("the {} records of {} bytes that a checkpoint speaks of", self.records, self.bytes);
+        Err(CheckpointError::content(&path, expected, format!("{bytes} bytes")))
     }
 }
 
@@ -111,14 +98,13 @@ impl Mark {
 pub(super) struct History {
     path: PathBuf,
     file: File,
-    hasher: Hasher,
 }
 
 impl History {
     /// Opens the history of a run directory as it was at a moment; what came later, in a run that ended without a
     /// checkpoint, is cut off.
-    pub(super) fn open(directory: &Path, mark: &Mark) -> Result<Self, CheckpointError> {
-        let hasher = mark.check(directory)?;
+    pub(super) fn open(directory: &Path, mark: Mark) -> Result<Self, CheckpointError> {
+        mark.check(directory)?;
         let path = directory.join(HISTORY);
         let open = || {
             let file = OpenOptions::new().append(true).create(true).open(&path)?;
@@ -126,20 +112,15 @@ impl History {
             Ok(file)
         };
         let file = open().map_err(CheckpointError::file(&path))?;
-        Ok(Self { path, file, hasher })
+        Ok(Self { path, file })
     }
 
     /// Adds a record, and moves the mark behind it.
     pub(super) fn append(&mut self, iteration: &Iteration, mark: &mut Mark) -> Result<(), CheckpointError> {
-        let line =
-            serde_json::to_string(iteration).map_err(|error| CheckpointError::unwritable(&self.path, error))? + "\n";
+        let unwritable = |error| CheckpointError::content(&self.path, "a record that JSON can hold", error);
+        let line = serde_json::to_string(iteration).map_err(unwritable)? + "\n";
         self.file.write_all(line.as_bytes()).map_err(CheckpointError::file(&self.path))?;
-        self.hasher.update(line.as_bytes());
-        *mark = Mark {
-            records: mark.records + 1,
-            bytes: mark.bytes + line.len() as u64,
-            blake3: self.hasher.finalize().to_string(),
-        };
+        *mark = Mark { records: mark.records + 1, bytes: mark.bytes + line.len() as u64 };
         Ok(())
     }
 

@@ -1,58 +1,54 @@
-//! The search: Algorithm 1 of the paper, step by step, with checkpoints. The searcher decides what is scored.
+//! The search: phases that follow each other, step by step, with checkpoints.
+//!
+//! [`Search::advance`] does one step of the present phase, [`Search::run`] all of them. Short trainings from scratch decide
+//! where H starts (`trials.rs`); NES walks under a budget that falls, while the shared weights are trained around H
+//! (`walk.rs`); short trainings compare what was found with uniform rescalings (`trials.rs`).
 
-mod chance;
-mod checkpoint;
-mod choice;
+mod accuracy;
 mod compare;
-#[cfg(test)]
-mod damage_tests;
+mod cost;
 mod error;
+mod factors;
 mod fidelity;
 mod history;
-mod scoring;
-mod sealed;
+mod phase;
+mod scorer;
 mod settings;
-mod surface;
+mod state;
 #[cfg(test)]
 mod test_setting;
-mod trial_log;
 mod trials;
+mod walk;
 mod weights;
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use elastic_layers::{Architecture, Backbone, DimKind, ElasticDim, SearchSpace};
-use rand::RngExt;
-use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
+use elastic_layers::{Architecture, Backbone};
 
+use crate::checkpoint::CheckpointError;
 use crate::data::{Batch, DataError, EpochSampler, Feed, ImageSet, Normalization, Plan};
-use crate::estimator::normal;
 use crate::observer::{Observer, Progress};
-use crate::projection::{Projection, ProjectionError};
+use crate::projection::Projection;
 use crate::rng::{Stream, derived_seed, stream};
-use crate::searchers::Searcher;
+use crate::train::TrainSettings;
+use crate::workers::Workers;
 use crate::{Blueprint, Limits};
 
-pub use chance::SharedAccuracy;
-pub use checkpoint::CheckpointError;
-use checkpoint::{Identity, Position, State};
+pub use accuracy::SharedAccuracy;
 pub use compare::Compared;
+pub use cost::{STEP, SearchCost};
 pub use error::SearchError;
 pub use fidelity::Scored;
 use history::History;
 pub use history::{HISTORY, Iteration, read_history};
-use scoring::Scorer;
-use settings::Step;
-pub use settings::{SearchSettings, Start};
-use trial_log::TrialLog;
-pub use trials::{Trial, Trials};
-pub use weights::Views;
-
-/// Spread of the factors on channel numbers in the warm-up, as a logarithm.
-const WARMUP_SPREAD: f64 = 0.25;
+use phase::Phase;
+pub use phase::Trial;
+use scorer::Scorer;
+pub use settings::{Length, SearchSettings};
+use state::{Identity, State, Streams};
+use weights::Weights;
 
 /// What is searched.
 pub struct Task<'a, M> {
@@ -66,7 +62,10 @@ pub struct Task<'a, M> {
     pub normalization: &'a Normalization,
     /// The budget R_t, and bounds.
     pub limits: &'a Limits,
-    /// Devices: the first trains, all of them score candidates.
+    /// How networks are trained from scratch. Short trainings have the same recipe, and the search's cost is measured in
+    /// trainings of the backbone.
+    pub recipe: &'a TrainSettings,
+    /// Devices: the first trains, all of them score candidates. One that is named more often does several things at once.
     pub devices: &'a [Device],
 }
 
@@ -78,33 +77,42 @@ impl<M> Clone for Task<'_, M> {
 
 impl<M> Copy for Task<'_, M> {}
 
-/// What a search took.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SearchCost {
-    /// Images processed, trained on and evaluated.
-    pub images: u64,
-    /// Seconds.
-    pub seconds: f64,
-    /// Views scored.
-    pub evaluations: u64,
-}
-
 /// What a search found.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// The architecture, between 0.98 and 1.00 of the budget.
+    /// The architecture, at the budget.
     pub architecture: Architecture,
-    /// The best uniform rescaling of channels and resolution, by the shared weights' evaluation loss.
+    /// The best uniform rescaling of channels and resolution that the search knows.
     pub uniform_joint: Architecture,
-    /// What decided where H started and what was found, in the order of the trials.
+    /// Where H started.
+    pub start: Architecture,
+    /// The short trainings from scratch, in their order.
     pub trials: Vec<Trial>,
-    /// What the shared weights got right where H was before its first move.
-    pub accuracy_at_start: Option<SharedAccuracy>,
-    /// What they get right at the found architecture in the end.
-    pub accuracy_at_end: SharedAccuracy,
+    /// What the shared weights get right at what the searcher found.
+    pub accuracy: SharedAccuracy,
     /// What the search took.
     pub cost: SearchCost,
 }
+
+/// What a step of a search did.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The phase.
+    pub phase: &'static str,
+    /// In a few words.
+    pub message: String,
+    /// The record of the step, if it was a round of the searcher.
+    pub iteration: Option<Iteration>,
+}
+
+impl Event {
+    fn new(phase: &'static str, message: String) -> Self {
+        Self { phase, message, iteration: None }
+    }
+}
+
+/// Batch after batch of training images, without end.
+type TrainingFeed = Box<dyn Iterator<Item = Result<Batch, DataError>> + Send>;
 
 /// A search, which can be interrupted and gone on with.
 pub struct Search<'a, M> {
@@ -112,8 +120,11 @@ pub struct Search<'a, M> {
     settings: SearchSettings,
     projection: Projection<'a>,
     identity: Identity,
-    state: State<M>,
-    trial_log: TrialLog,
+    workers: Workers,
+    weights: Weights<M>,
+    state: State,
+    /// Made when it is first needed.
+    feed: Option<TrainingFeed>,
     /// Since when time is not yet in the state's seconds.
     clock: Instant,
 }
@@ -128,7 +139,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     /// If a setting is out of its range ([`SearchSettings::check`]), or there is no device.
     pub fn new(task: Task<'a, M>, settings: &SearchSettings, seed: u64) -> Result<Self, SearchError> {
         settings.check().unwrap_or_else(|error| panic!("{error}"));
-        let Task { blueprint, train, evaluation, limits, devices, .. } = task;
+        let Task { blueprint, train, evaluation, limits, .. } = task;
         for (split, set, expected) in
             [("training", train, settings.sgd.batch_size), ("evaluation", evaluation, settings.evaluation_batch)]
         {
@@ -136,253 +147,204 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
                 return Err(SearchError::Images { split, expected, found: set.len() });
             }
         }
-        let space = blueprint.space();
-        let projection = Projection::new(space, limits)?;
-        // A space that is too coarse for the budget shows now, and not at the end.
-        projection.architecture(&space.base().params())?;
-        let device = devices.first().expect("at least one device");
+        let workers = Workers::new(task.devices);
+        let supernet = blueprint.supernet(seed, &workers.first().clone().autodiff())?;
         let state = State {
-            supernet: blueprint.supernet(seed, &device.clone().autodiff())?,
-            weight_optimizer: settings.sgd.optimizer(),
-            searcher: searcher(settings, &projection, &space.base().params(), seed)?,
-            position: Position {
-                step: 0,
+            phase: Phase::Over,
+            steps: 0,
+            streams: Streams {
                 training_order: EpochSampler::new(train.len(), derived_seed(seed, Stream::TrainingOrder)),
                 evaluation_order: EpochSampler::new(evaluation.len(), derived_seed(seed, Stream::EvaluationOrder)),
                 augmentation: stream(seed, Stream::Augmentation),
                 views: stream(seed, Stream::Views),
-                uniform_joint: None,
-                start: None,
-                asked: 0,
-                trials: Vec::new(),
-                correction: None,
-                accuracy_at_start: None,
-                training_loss: f64::from(u16::try_from(train.class_count()).unwrap_or(u16::MAX)).ln(),
-                images: 0,
-                evaluations: 0,
-                seconds: 0.0,
-                history: Default::default(),
             },
-            saved: None,
+            start: blueprint.space().base(),
+            uniform_joint: None,
+            found: None,
+            accuracy: None,
+            trials: Vec::new(),
+            training_loss: f64::from(u16::try_from(train.class_count()).unwrap_or(u16::MAX)).ln(),
+            cost: SearchCost::default(),
+            history: Default::default(),
         };
-        let identity = Identity {
-            seed,
-            space: space.hash(),
-            limits: limits.named(),
-            training_images: train.len(),
-            evaluation_images: evaluation.len(),
-            normalization: task.normalization.clone(),
-            settings: settings.without_checkpoints(),
+        let mut search = Self {
+            task,
+            settings: settings.clone(),
+            projection: Projection::new(blueprint.space(), limits)?,
+            identity: Identity::new(&task, settings, seed),
+            workers,
+            weights: Weights::new(supernet, settings.sgd.optimizer()),
+            state,
+            feed: None,
+            clock: Instant::now(),
         };
-        let (trial_log, clock) = (TrialLog::default(), Instant::now());
-        Ok(Self { task, settings: settings.clone(), projection, identity, state, trial_log, clock })
+        search.state.phase = search.first_phase()?;
+        Ok(search)
     }
 
-    /// The same search where the newest good checkpoint of a run directory was written. The observer is warned of one
-    /// that is not.
+    /// The search where the newest good checkpoint of a run directory was written. The observer is warned of one that is
+    /// not.
     ///
     /// # Errors
     /// If there is no checkpoint, or all are damaged or of another search.
-    pub fn resume(self, directory: &Path, observer: &mut dyn Observer) -> Result<Self, SearchError> {
-        let state = self.state.load(&self.identity, directory, &self.settings.nes, &self.projection, observer)?;
-        Ok(Self { state, ..self })
+    pub fn resume(mut self, directory: &Path, observer: &mut dyn Observer) -> Result<Self, SearchError> {
+        let read = state::read(&self.weights, &self.identity, directory, observer)?;
+        let (state, weights) = read.ok_or_else(|| SearchError::NoCheckpoint(directory.into()))?;
+        (self.state, self.weights, self.feed) = (state, weights, None);
+        Ok(self)
     }
 
-    /// H, in steps above each dimension's smallest value.
+    /// The share of the budget that the found architecture takes at least: less than
+    /// [`LEAST_SHARE`](crate::LEAST_SHARE), where the space is too coarse for that.
+    pub fn least_share(&self) -> f64 {
+        self.projection.least()
+    }
+
+    /// H, in steps above each dimension's smallest value; where the search has no searcher, where H starts.
     pub fn params(&self) -> Vec<f64> {
-        self.state.searcher.params()
+        match &self.state.phase {
+            Phase::Walk(walk) => crate::searchers::Searcher::params(&walk.searcher),
+            _ => self.state.found.as_ref().unwrap_or(&self.state.start).params(),
+        }
     }
 
-    /// Lets the searcher begin at a point.
-    fn begin_at(&mut self, start: &[f64]) -> Result<(), SearchError> {
-        self.state.searcher = searcher(&self.settings, &self.projection, start, self.identity.seed)?;
-        Ok(())
+    /// Whether there is nothing left to do.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state.phase, Phase::Over)
     }
 
-    /// Goes on to the end; nothing, if interrupted. With a run directory, the history and the checkpoints go there, and
-    /// an interrupted search can be [resumed](Self::resume).
+    /// Does one step of the present phase: one weight step, one round of the searcher, or one short training on each
+    /// device. Returns `None` if it was interrupted, with the search as it was before the step.
     ///
     /// # Errors
-    /// If a file cannot be written, an image file cannot be read, or no architecture can be compared with another.
+    /// If an image file cannot be read, the shared weights diverge, or no architecture can be compared with another.
+    pub fn advance(&mut self, observer: &mut (dyn Observer + Send)) -> Result<Option<Event>, SearchError> {
+        let mut phase = std::mem::take(&mut self.state.phase);
+        let step = match &mut phase {
+            Phase::Trials(sweep) => self.trial_step(sweep, observer),
+            Phase::Weights(allowance) => self.random_weight_step(*allowance),
+            Phase::Walk(walk) => self.walk_step(walk),
+            Phase::Choice(choice) => self.choice_step(choice, observer),
+            Phase::Over => Ok(Some(Event::new("over", String::new()))),
+        };
+        // Also after an error: the search is as it was before the step.
+        self.state.phase = phase;
+        let Some(event) = step? else { return Ok(None) };
+        self.state.steps += 1;
+        if self.phase_is_over() {
+            self.state.phase = self.next_phase(observer)?;
+        }
+        Ok(Some(event))
+    }
+
+    /// Goes on to the end. Returns `None` if interrupted. With a run directory, the history and the checkpoints go there,
+    /// and an interrupted search can be [resumed](Self::resume).
+    ///
+    /// # Errors
+    /// As [`advance`](Self::advance), or if a file cannot be written.
     pub fn run(
         &mut self,
         directory: Option<&Path>,
         observer: &mut (dyn Observer + Send),
     ) -> Result<Option<Found>, SearchError> {
         self.clock = Instant::now();
-        let history = directory.map(|directory| History::open(directory, &self.state.position.history));
+        let history = directory.map(|directory| History::open(directory, self.state.history));
         let mut history = history.transpose()?;
-        if let Some(directory) = directory {
-            self.open_trial_log(directory, observer)?;
-        }
-        let mut schedule = self.settings.sgd.schedule(self.settings.total_weight_steps());
-        for _ in 0..self.settings.weight_steps_before(self.state.position.step) {
-            schedule.step();
-        }
-        let feed = &mut self.training_batches();
+        let every = Duration::from_secs_f64(self.settings.checkpoint_seconds);
         let mut saved = Instant::now();
-        loop {
-            let step = self.state.position.step;
-            if self.settings.searcher.is_joint() && step == self.settings.last_sure_step() {
-                break;
-            }
-            let interrupted = observer.interrupted();
-            if interrupted || self.settings.checkpoint_before(step, saved.elapsed()) {
+        while !self.is_over() {
+            let due = saved.elapsed() >= every;
+            if due {
                 self.save(directory, history.as_ref())?;
                 saved = Instant::now();
             }
-            if interrupted {
+            let event = if observer.interrupted() { None } else { self.advance(observer)? };
+            let Some(Event { phase, message, iteration }) = event else {
+                self.save(directory, history.as_ref())?;
                 return Ok(None);
-            }
-            if step == self.settings.start_step() && self.settings.start == Start::Uniform {
-                let Some(start) = self.find_start(observer)? else { return Ok(None) };
-                self.begin_at(&start.params())?;
-                self.state.position.start = Some(start.to_file());
-            }
-            let message = match self.settings.step_at(step) {
-                Step::Warmup => self.weight_step(Self::warmup_view, schedule.step().base(), feed)?,
-                Step::Weights => self.weight_step(Self::view_around_h, schedule.step().base(), feed)?,
-                Step::Round => {
-                    if self.state.position.accuracy_at_start.is_none() {
-                        let architecture = self.projection.nearest(&self.params())?;
-                        let accuracy = self.shared_accuracy(&architecture, "before H moves", observer)?;
-                        self.state.position.accuracy_at_start = Some(accuracy);
-                    }
-                    let Some(iteration) = self.round()? else { break };
-                    if let Some(history) = &mut history {
-                        history.append(&iteration, &mut self.state.position.history)?;
-                    }
-                    let loss = iteration.loss.map_or("not finite".into(), |loss| format!("{loss:.3}"));
-                    format!("loss {loss}, {:.3} of the budget", iteration.ratio)
-                }
             };
-            self.state.position.step += 1;
+            if let (Some(history), Some(iteration)) = (&mut history, &iteration) {
+                history.append(iteration, &mut self.state.history)?;
+            }
             let (done, total) = self.work();
-            observer.progress(Progress { phase: "search", done, total, message });
+            observer.progress(Progress { phase, done, total, message });
         }
         self.save(directory, history.as_ref())?;
-        let Some((architecture, uniform_joint)) = self.conclude(observer)? else { return Ok(None) };
-        let accuracy_at_end = self.shared_accuracy(&architecture, "in the end", observer)?;
-        self.stop_clock();
-        let trials = self.state.position.trials.clone();
-        let Position { images, evaluations, seconds, accuracy_at_start, .. } = self.state.position;
-        let cost = SearchCost { images, evaluations, seconds };
-        Ok(Some(Found { architecture, uniform_joint, trials, accuracy_at_start, accuracy_at_end, cost }))
+        Ok(Some(self.found()))
+    }
+
+    /// What a search that is over found.
+    fn found(&self) -> Found {
+        let State { start, uniform_joint, found, accuracy, trials, cost, .. } = &self.state;
+        Found {
+            architecture: found.clone().expect("the search is over"),
+            uniform_joint: uniform_joint.clone().expect("the search is over"),
+            start: start.clone(),
+            trials: trials.clone(),
+            accuracy: accuracy.expect("the search is over"),
+            cost: *cost,
+        }
     }
 
     /// Writes a checkpoint, if there is a directory for it. The records that it speaks of are on the disk before it.
     fn save(&mut self, directory: Option<&Path>, history: Option<&History>) -> Result<(), CheckpointError> {
-        self.stop_clock();
+        self.state.cost.seconds += self.clock.elapsed().as_secs_f64();
+        self.clock = Instant::now();
         let (Some(directory), Some(history)) = (directory, history) else { return Ok(()) };
         history.sync()?;
-        self.state.save(&self.identity, directory)
+        state::write(&self.state, &self.weights, &self.identity, directory)
     }
 
-    /// Adds the time since the last call to the state's.
-    fn stop_clock(&mut self) {
-        self.state.position.seconds += self.clock.elapsed().as_secs_f64();
-        self.clock = Instant::now();
+    fn supernet(&self) -> &M {
+        self.weights.supernet()
     }
 
-    /// Work done and work in all, in forward passes of one image; a training step takes three.
-    fn work(&self) -> (usize, usize) {
-        let (settings, position) = (&self.settings, &self.state.position);
-        let step = 3 * settings.sgd.batch_size * settings.views.count();
-        let work = |steps, views| step * steps + settings.evaluation_batch * views;
-        let done = work(settings.weight_steps_before(position.step), position.asked);
-        (done, work(settings.total_weight_steps(), settings.evaluations()))
+    /// MACs of an architecture.
+    fn macs(&self, architecture: &Architecture) -> Result<elastic_layers::Macs, SearchError> {
+        Ok(self.task.blueprint.cost().cost(architecture)?.macs)
     }
 
-    /// The batches of all weight steps to come, drawn from copies of the order and the random state: the feed runs ahead
-    /// of the steps, and a checkpoint has to hold what the steps have come to.
-    fn training_batches(&self) -> impl Iterator<Item = Result<Batch, DataError>> + use<M> {
-        let Position { step, training_order, augmentation, .. } = &self.state.position;
-        let (mut order, mut augmentation) = (training_order.clone(), augmentation.clone());
-        let steps = self.settings.total_weight_steps() - self.settings.weight_steps_before(*step);
-        let sgd = self.settings.sgd.clone();
-        let plans = (0..steps).map(move |_| Plan::next(&mut order, sgd.batch_size, &sgd.augment, &mut augmentation));
-        Feed::new(self.task.train, plans, self.task.normalization, &self.task.devices[0].clone().autodiff())
-    }
-
-    /// A view of any resolution and depth up to the backbone's, with uneven channels, at the budget.
-    fn warmup_view(&mut self) -> Result<Architecture, SearchError> {
-        let space = self.task.blueprint.space();
-        let params = random_params(space, &mut self.state.position.views);
-        Ok(space.at_params(&self.projection.project(&params)?))
-    }
-
-    /// floor(H + n), n ~ N(0, sigma) (equation 8).
-    fn view_around_h(&mut self) -> Result<Architecture, SearchError> {
-        match self.state.searcher.around(&mut self.state.position.views) {
-            Some(point) => Ok(self.task.blueprint.space().at_params(&point)),
-            None => self.warmup_view(),
+    /// The next batches of training images, and where their order is after them.
+    fn next_batches(&mut self, count: usize) -> Result<Vec<Batch>, SearchError> {
+        let sgd = &self.settings.sgd;
+        if self.feed.is_none() {
+            // Copies: the feed runs ahead of the steps, and a checkpoint has to hold what the steps have come to.
+            let Streams { training_order, augmentation, .. } = &self.state.streams;
+            let (mut order, mut augmentation) = (training_order.clone(), augmentation.clone());
+            let sgd = sgd.clone();
+            let plan = move || Plan::next(&mut order, sgd.batch_size, &sgd.augment, &mut augmentation);
+            let device = self.workers.first().clone().autodiff();
+            let feed = Feed::new(self.task.train, std::iter::repeat_with(plan), self.task.normalization, &device);
+            self.feed = Some(Box::new(feed));
         }
-    }
-
-    /// What the searcher asks for, scored on one batch of the evaluation split; nothing when it is at its end.
-    fn round(&mut self) -> Result<Option<Iteration>, SearchError> {
-        let blueprint = self.task.blueprint;
-        let iteration = self.settings.rounds_before(self.state.position.step);
-        let h = self.params();
-        let left = self.settings.evaluations().saturating_sub(self.state.position.asked);
-        let candidates = self.state.searcher.ask(&self.projection, left)?;
-        if candidates.is_empty() {
-            return Ok(None);
+        let feed = self.feed.as_mut().expect("just made");
+        let batches = feed.take(count).collect::<Result<Vec<_>, _>>();
+        // A feed ends with an image that cannot be read.
+        let batches = batches.inspect_err(|_| self.feed = None)?;
+        let Streams { training_order, augmentation, .. } = &mut self.state.streams;
+        for _ in 0..count {
+            Plan::next(training_order, sgd.batch_size, &sgd.augment, augmentation);
         }
-        self.state.position.asked += candidates.len();
-        let indices = self.state.position.evaluation_order.next_batch(self.settings.evaluation_batch).to_vec();
-        if iteration.is_multiple_of(self.settings.nes_iterations) {
-            self.state.position.correction = self.trial_correction(std::slice::from_ref(&indices))?;
-        }
-        let mut losses = self.score(&candidates, &[indices])?;
-        let loss = finite_mean(&losses);
-        if let Some(correction) = &self.state.position.correction {
-            for (loss, candidate) in losses.iter_mut().zip(&candidates) {
-                *loss += correction.at(blueprint.space(), blueprint.cost(), candidate)?;
-            }
-        }
-        self.state.searcher.tell(&self.projection, &losses)?;
-        let architecture = blueprint.space().at_params(&h);
-        Ok(Some(Iteration {
-            iteration: iteration + 1,
-            h,
-            architecture: architecture.values().to_vec(),
-            macs: blueprint.cost().cost(&architecture)?.macs,
-            ratio: self.projection.share(&architecture)?,
-            loss,
-            losses: losses.into_iter().map(|loss| loss.is_finite().then_some(loss)).collect(),
-            step: self.state.searcher.step(),
-            images: self.state.position.images,
-        }))
+        Ok(batches)
     }
 
     /// The shared weights' losses at architectures, over batches of the evaluation split.
-    fn score(&mut self, architectures: &[Architecture], batches: &[Vec<usize>]) -> Result<Vec<f64>, DataError> {
-        let Task { evaluation, normalization, devices, .. } = self.task;
-        let scorer = Scorer::new(&self.state.supernet, devices);
-        let (losses, evaluations) = scorer.losses(architectures, evaluation, batches, normalization)?;
-        self.state.position.evaluations += evaluations;
-        self.state.position.images += evaluations * batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
+    fn score(&mut self, architectures: &[Architecture], batches: &[Vec<usize>]) -> Result<Vec<f64>, SearchError> {
+        let Task { evaluation: set, normalization, .. } = self.task;
+        let scorer = Scorer { workers: &self.workers, set, normalization };
+        let (losses, scored) = scorer.losses(self.weights.supernet(), architectures, batches)?;
+        let images = batches.iter().map(|batch| batch.len() as u64).sum();
+        for place in scored {
+            let macs = self.macs(&architectures[place])?;
+            self.state.cost.scored(macs, images);
+        }
         Ok(losses)
     }
 }
 
-/// H of any resolution and depth up to the backbone's, with uneven channels.
-fn random_params(space: &SearchSpace, rng: &mut ChaCha8Rng) -> Vec<f64> {
-    let mut level = |dim: &ElasticDim| match dim.kind {
-        DimKind::Channels => {
-            let value = dim.base as f64 * (WARMUP_SPREAD * normal(rng)).exp();
-            (value - dim.min as f64) / dim.step as f64
-        }
-        DimKind::Resolution | DimKind::Depth => rng.random_range(0..=dim.level_of(dim.base)) as f64 + 0.5,
-    };
-    space.dims().iter().map(|dim| level(dim)).collect()
-}
-
-/// Where the least finite loss is.
-fn least_finite(losses: &[f64]) -> Option<usize> {
-    let finite = losses.iter().enumerate().filter(|(_, loss)| loss.is_finite());
-    finite.min_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(index, _)| index)
+/// What came of something that may not be finite.
+fn finite(loss: f64) -> Option<f64> {
+    loss.is_finite().then_some(loss)
 }
 
 /// The mean of the finite ones among losses, if there are any.
@@ -391,13 +353,8 @@ fn finite_mean(losses: &[f64]) -> Option<f64> {
     (!finite.is_empty()).then(|| finite.iter().sum::<f64>() / finite.len() as f64)
 }
 
-/// The searcher of the settings, which begins at a point.
-fn searcher(
-    settings: &SearchSettings,
-    projection: &Projection<'_>,
-    start: &[f64],
-    seed: u64,
-) -> Result<Box<dyn Searcher>, ProjectionError> {
-    let rng = stream(seed, Stream::Perturbations);
-    settings.searcher.init(&settings.nes, projection, start, settings.evaluations(), rng)
+/// Where the least finite loss is; the first of equal ones.
+fn least_finite(losses: &[f64]) -> Option<usize> {
+    let finite = losses.iter().enumerate().filter(|(_, loss)| loss.is_finite());
+    finite.min_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(index, _)| index)
 }

@@ -4,9 +4,9 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use elastic_layers::{Backbone, Elastic, ElasticConv2d, ElasticConv2dConfig, ElasticResize, SearchSpace, SpaceError};
 
-use super::{Search, SearchSettings, Task};
+use super::{Length, Search, SearchSettings, Task};
 use crate::data::{ImageData, ImageSet, Normalization};
-use crate::{Blueprint, Budget, Config, Limits, Preset};
+use crate::{Blueprint, Budget, Config, Limits, Preset, TrainSettings};
 
 /// Its loss is larger at a higher resolution, whatever its weights.
 #[derive(Module, Elastic, Debug)]
@@ -41,6 +41,7 @@ pub struct Setting {
     normalization: Normalization,
     devices: [Device; 1],
     limits: Limits,
+    recipe: TrainSettings,
 }
 
 impl Setting {
@@ -50,15 +51,18 @@ impl Setting {
         let (train, evaluation) = few.split_per_class(4, 1).expect("enough images");
         let normalization = Normalization::of(&train).expect("in memory");
         let limits = blueprint.limits(Budget::Fraction(budget), &[]).expect("a cost");
-        Self { blueprint, train, evaluation, normalization, devices: [Device::default()], limits }
+        let mut recipe = Config::preset(Preset::Smoke).train;
+        recipe.sgd.batch_size = 4;
+        Self { blueprint, train, evaluation, normalization, devices: [Device::default()], limits, recipe }
     }
 
     /// A search without weight steps.
     pub fn search(&self, change: impl Fn(&mut SearchSettings)) -> Search<'_, Slope> {
-        let Self { blueprint, train, evaluation, normalization, devices, limits } = self;
-        let task = Task { blueprint, train, evaluation, normalization, limits, devices };
+        let Self { blueprint, train, evaluation, normalization, devices, limits, recipe } = self;
+        let task = Task { blueprint, train, evaluation, normalization, limits, recipe, devices };
         let mut settings = Config::preset(Preset::Laptop).search;
-        settings.warmup_steps = 0;
+        settings.length = Length::Iterations(8);
+        settings.trials = 0.0;
         settings.weight_steps = 0;
         settings.evaluation_batch = 8;
         settings.sgd.batch_size = 4;

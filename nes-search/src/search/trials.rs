@@ -1,266 +1,223 @@
-//! Short trainings from scratch, which decide in place of the shared weights: between resolutions and depths.
+//! Short trainings from scratch: before the walk they decide where H starts, after it they compare what was found with
+//! uniform rescalings.
 
 use std::sync::{Mutex, PoisonError};
 
 use elastic_layers::{Architecture, Backbone};
-use serde::{Deserialize, Serialize};
 
-use super::surface::Surface;
-use super::trial_log::Made;
-use super::{Search, SearchError, least_finite};
+use super::factors::{Factors, Surface};
+use super::phase::{Choice, Phase, Sweep, Trial, Walk};
+use super::{Event, Length, STEP, Search, SearchError, finite, least_finite};
+use crate::baselines;
+use crate::data::batches;
 use crate::evaluate;
 use crate::observer::Observer;
-use crate::rng::{Stream, derived_seed};
-use crate::settings::{SettingsError, check};
+use crate::projection::Projection;
+use crate::rng::{Stream, derived_seed, stream};
+use crate::searchers::Searcher;
 use crate::train::{TrainSettings, Trained};
 use crate::trainings::{Trainer, Training};
 
-/// Short trainings from scratch of uniform rescalings. Their losses make a surface over resolution and depth: where it is
-/// least H starts, and what it differs by from the shared weights' losses corrects those of candidates. In the end the
-/// architecture of H has to do better in such trainings than its start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Trials {
-    /// Uniform rescalings that are trained; with 0 there are no trials, and the shared weights decide.
-    pub candidates: usize,
-    /// Passes over the training images.
-    pub epochs: usize,
-    /// Trainings of each of the last two architectures, of which the mean loss counts.
-    pub seeds: usize,
-}
-
-/// What one trial came to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Trial {
-    /// Values of the dimensions.
-    pub architecture: Vec<usize>,
-    /// Passes over the training images.
-    pub epochs: usize,
-    /// Decides initial weights, order and augmentation.
-    pub seed: u64,
-    /// Loss on the evaluation split; none, if it is not finite.
-    pub loss: Option<f64>,
-}
-
-impl Trials {
-    pub(super) fn check(&self) -> Result<(), SettingsError> {
-        check("search.trials.candidates", self.candidates, 0..=10_000)?;
-        check("search.trials.epochs", self.epochs, 1..=1_000_000)?;
-        check("search.trials.seeds", self.seeds, 1..=1000)
-    }
-}
+/// Fewest trainings that a surface is fitted to, and most that are worth their cost.
+const TRIALS: [usize; 2] = [6, 24];
+/// Architectures that are compared in the end.
+const FINALISTS: u64 = 3;
 
 impl<M: Backbone + 'static> Search<'_, M> {
-    /// What has to be added to the shared weights' losses on some batches so that they depend on resolution and depth as
-    /// those of the trials do; nothing, if there were no trials.
-    pub(super) fn trial_correction(&mut self, batches: &[Vec<usize>]) -> Result<Option<Surface>, SearchError> {
-        let space = self.task.blueprint.space();
-        let mut architectures = Vec::new();
-        let mut trial_losses = Vec::new();
-        for Trial { architecture, loss, .. } in &self.state.position.trials {
-            architectures.push(space.architecture(architecture.clone())?);
-            trial_losses.push(loss.unwrap_or(f64::NAN));
-        }
-        if architectures.is_empty() {
-            return Ok(None);
-        }
-        let shared = self.score(&architectures, batches)?;
-        let differences = trial_losses.into_iter().zip(shared).map(|(trial, shared)| trial - shared);
-        let differences: Vec<_> = architectures.into_iter().zip(differences).collect();
-        let surface = Surface::fit(space, self.task.blueprint.cost(), &differences)?;
-        Ok(Some(surface.ok_or(SearchError::Diverged)?))
+    /// The recipe of the short trainings.
+    fn short_recipe(&self) -> TrainSettings {
+        let recipe = self.task.recipe;
+        TrainSettings { epochs: recipe.epochs * self.settings.trial_length, ..recipe.clone() }
     }
 
-    /// The architecture that does best in trials; nothing, if interrupted.
-    pub(super) fn best_by_trials(
+    /// MACs of a short training of an architecture at the budget, with its evaluation.
+    fn trial_macs(&self) -> Result<u64, SearchError> {
+        let macs = self.macs(&baselines::uniform_channel(&self.projection)?)?;
+        let images = STEP * self.short_recipe().images(self.task.train.len()) + self.task.evaluation.len() as u64;
+        Ok(macs.0 * images)
+    }
+
+    /// All MACs that the search may process, if these are what limits it.
+    pub(super) fn allowed_macs(&self) -> Result<Option<u64>, SearchError> {
+        Ok(match self.settings.length {
+            Length::Cost(cost) => Some((cost * self.task.training_macs()? as f64) as u64),
+            Length::Iterations(_) => None,
+        })
+    }
+
+    /// MACs that are kept for the comparison in the end.
+    pub(super) fn reserved_macs(&self) -> Result<u64, SearchError> {
+        if self.settings.trials > 0.0 {
+            return Ok(FINALISTS * self.trial_macs()?);
+        }
+        let uniform = baselines::uniform_joint(&self.projection)?.len() as u64 + 1;
+        let macs = self.macs(&baselines::uniform_channel(&self.projection)?)?;
+        Ok(uniform * macs.0 * self.task.evaluation.len() as u64)
+    }
+
+    /// The phase that a search begins with: short trainings, if their share of its cost pays for enough of them.
+    pub(super) fn first_phase(&mut self) -> Result<Phase, SearchError> {
+        let allowed = self.allowed_macs()?.map_or(0.0, |macs| self.settings.trials * macs as f64);
+        let count = ((allowed / self.trial_macs()? as f64) as usize).min(TRIALS[1]);
+        if count >= TRIALS[0] {
+            let mut rng = stream(self.identity.seed, Stream::Trials);
+            let candidates = Factors::spread(&self.projection, count, &mut rng)?;
+            if candidates.len() >= TRIALS[0] {
+                return Ok(Phase::Trials(Sweep { candidates, losses: Vec::new() }));
+            }
+        }
+        self.begin_walk()
+    }
+
+    /// Whether the present phase has nothing left to do.
+    pub(super) fn phase_is_over(&self) -> bool {
+        match &self.state.phase {
+            Phase::Trials(Sweep { candidates, losses }) => candidates.len() == losses.len(),
+            Phase::Weights(allowance) => self.spent(*allowance) >= 1.0,
+            Phase::Walk(walk) => self.walk_is_over(walk),
+            Phase::Choice(choice) => choice.finalists.len() == choice.losses.len(),
+            Phase::Over => false,
+        }
+    }
+
+    /// What follows a phase that is over.
+    pub(super) fn next_phase(&mut self, observer: &mut (dyn Observer + Send)) -> Result<Phase, SearchError> {
+        match std::mem::take(&mut self.state.phase) {
+            Phase::Trials(sweep) => {
+                self.choose_start(&sweep)?;
+                self.begin_walk()
+            }
+            Phase::Weights(_) => self.begin_searcher(),
+            Phase::Walk(walk) => self.begin_choice(&walk, observer),
+            Phase::Choice(choice) => self.conclude(&choice),
+            Phase::Over => Ok(Phase::Over),
+        }
+    }
+
+    /// H starts where the surface through the losses is least.
+    fn choose_start(&mut self, Sweep { candidates, losses }: &Sweep) -> Result<(), SearchError> {
+        let factors = candidates.iter().map(|(factors, _)| factors.clone());
+        let losses: Vec<_> = factors.zip(losses.iter().map(|loss| loss.unwrap_or(f64::NAN))).collect();
+        let surface = Surface::fit(self.task.blueprint.space(), &losses).ok_or(SearchError::Diverged)?;
+        let uniform = || baselines::uniform_channel(&self.projection);
+        self.state.start = surface.least(&self.projection)?.map_or_else(uniform, Ok)?;
+        self.state.uniform_joint = Some(surface.least_uniform(&self.projection)?.map_or_else(uniform, Ok)?);
+        Ok(())
+    }
+
+    /// Trains the next candidates, one on each device.
+    pub(super) fn trial_step(
         &mut self,
-        mut architectures: Vec<Architecture>,
+        sweep: &mut Sweep,
         observer: &mut (dyn Observer + Send),
-    ) -> Result<Option<Architecture>, SearchError> {
-        if architectures.len() > 1 {
-            let seeds = self.settings.trials.seeds;
-            let Some(losses) = self.trial(&architectures, seeds, "trials of finalists", observer)? else {
-                return Ok(None);
-            };
-            let best = least_finite(&losses).ok_or(SearchError::Diverged)?;
-            architectures.swap(0, best);
-        }
-        Ok(architectures.into_iter().next())
+    ) -> Result<Option<Event>, SearchError> {
+        let next = sweep.candidates.iter().skip(sweep.losses.len()).take(self.workers.count());
+        let next: Vec<Architecture> = next.map(|(_, architecture)| architecture.clone()).collect();
+        let Some(losses) = self.trial("trials", &next, observer)? else { return Ok(None) };
+        sweep.losses.extend(&losses);
+        let message = format!("{} of {} trained", sweep.losses.len(), sweep.candidates.len());
+        Ok(Some(Event::new("trials", message)))
     }
 
-    /// Mean losses on the evaluation split after training from scratch; nothing, if interrupted. A trial that has been
-    /// made is not made again.
-    pub(super) fn trial(
+    /// Losses on the evaluation split after short trainings from scratch under one seed. Returns `None` if interrupted.
+    fn trial(
         &mut self,
-        architectures: &[Architecture],
-        seeds: usize,
         phase: &str,
+        architectures: &[Architecture],
         observer: &mut (dyn Observer + Send),
-    ) -> Result<Option<Vec<f64>>, SearchError> {
-        let task = self.task;
-        let epochs = self.settings.trials.epochs;
-        let sgd = self.settings.sgd.clone();
-        let settings = TrainSettings { epochs, sgd, average_decay: 0.99, recalibration_batches: 16 };
+    ) -> Result<Option<Vec<Option<f64>>>, SearchError> {
+        let (task, recipe) = (self.task, self.short_recipe());
+        let seed = derived_seed(self.identity.seed, Stream::Trials);
+        let training = |(architecture, number): (&Architecture, usize)| Training {
+            name: format!("candidate {number}"),
+            architecture: architecture.clone(),
+            seed,
+        };
+        let trainings: Vec<Training> = architectures.iter().zip(1..).map(training).collect();
         let trainer = Trainer {
             blueprint: task.blueprint,
             set: task.train,
             normalization: task.normalization,
-            settings: &settings,
+            settings: &recipe,
             devices: task.devices,
         };
-        let first_seed = derived_seed(self.identity.seed, Stream::Trials);
-        let seeds: Vec<u64> = (0..seeds as u64).map(|offset| first_seed.wrapping_add(offset)).collect();
-        let of = |architecture: &Architecture, seed: u64| {
-            let values = architecture.values().to_vec();
-            move |trial: &&Trial| (&trial.architecture, trial.epochs, trial.seed) == (&values, epochs, seed)
-        };
-        let missing: Vec<(&Architecture, u64)> = (seeds.iter())
-            .flat_map(|&seed| architectures.iter().map(move |architecture| (architecture, seed)))
-            .filter(|&(architecture, seed)| {
-                !self.state.position.trials.iter().any(|made| of(architecture, seed)(&made))
-            })
-            .collect();
-        let known = self.trial_log.made();
-        let waiting = missing
-            .iter()
-            .zip(1..)
-            .filter(|&(&(architecture, seed), _)| !known.iter().any(|made| of(architecture, seed)(&&made.trial)));
-        let trainings: Vec<Training> = waiting
-            .map(|(&(architecture, seed), number)| Training {
-                name: format!("candidate {number}"),
-                architecture: architecture.clone(),
-                seed,
-            })
-            .collect();
-        let made = Mutex::new(known);
+        let losses = Mutex::new(vec![None; trainings.len()]);
         let done = |index: usize, trained: Trained<M>| {
             let batch = self.settings.evaluation_batch;
             // Where it was trained, which need not be the first device.
             let device = trained.model.devices().first().cloned().unwrap_or_default();
             let result = evaluate(&trained.model, task.evaluation, task.normalization, batch, &device)?;
-            let Training { architecture, seed, .. } = &trainings[index];
-            let (architecture, loss) = (architecture.values().to_vec(), result.loss.is_finite().then_some(result.loss));
-            let one = Made { trial: Trial { architecture, epochs, seed: *seed, loss }, images: trained.images };
-            made.lock().unwrap_or_else(PoisonError::into_inner).push(one.clone());
-            self.trial_log.add(one, self.state.position.seconds + self.clock.elapsed().as_secs_f64())?;
+            // The loss of the training's last pass is of more images, and as good a sign.
+            losses.lock().unwrap_or_else(PoisonError::into_inner)[index] = finite(0.5 * (result.loss + trained.loss));
             Ok::<_, SearchError>(())
         };
         if trainer.train_all(phase, &trainings, observer, done)?.is_none() {
             return Ok(None);
         }
-        let made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let position = &mut self.state.position;
-        // In this order, whichever was over first.
-        for (architecture, seed) in missing {
-            let Some(Made { trial, images }) = made.iter().find(|made| of(architecture, seed)(&&made.trial)) else {
-                unreachable!("every training was finished")
-            };
-            position.images += images + task.evaluation.len() as u64;
-            position.evaluations += 1;
-            position.trials.push(trial.clone());
+        let losses = losses.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (architecture, &loss) in architectures.iter().zip(&losses) {
+            let macs = self.macs(architecture)?;
+            self.state.cost.trained(macs, recipe.images(task.train.len()));
+            self.state.cost.scored(macs, task.evaluation.len() as u64);
+            self.state.trials.push(Trial { architecture: architecture.clone(), loss });
         }
-        let loss = |architecture, seed| {
-            position.trials.iter().find(of(architecture, seed)).and_then(|trial| trial.loss).unwrap_or(f64::NAN)
+        Ok(Some(losses))
+    }
+
+    /// What the searcher found, and what it is compared with.
+    fn begin_choice(&mut self, walk: &Walk, observer: &mut (dyn Observer + Send)) -> Result<Phase, SearchError> {
+        let found = walk.searcher.found(&self.projection)?;
+        self.state.accuracy = Some(self.shared_accuracy(&found, observer)?);
+        if self.state.uniform_joint.is_none() {
+            let rescalings = baselines::uniform_joint(&self.projection)?;
+            let batches: Vec<_> = batches(self.task.evaluation, self.settings.evaluation_batch).collect();
+            let losses = if rescalings.len() > 1 { self.score(&rescalings, &batches)? } else { vec![0.0] };
+            let best = least_finite(&losses).ok_or(SearchError::Diverged)?;
+            self.state.uniform_joint = Some(rescalings[best].clone());
+        }
+        let mut finalists = Vec::new();
+        if self.settings.trials > 0.0 {
+            // Of equal losses the first wins.
+            for one in self.state.uniform_joint.iter().chain([&self.state.start, &found]) {
+                if within(&self.projection, one)? && !finalists.contains(one) {
+                    finalists.push(one.clone());
+                }
+            }
+        }
+        let choice = Choice { found, finalists, losses: Vec::new() };
+        match choice.finalists.len() {
+            0 | 1 => self.conclude(&choice),
+            _ => Ok(Phase::Choice(choice)),
+        }
+    }
+
+    /// Trains the next finalists, one on each device.
+    pub(super) fn choice_step(
+        &mut self,
+        choice: &mut Choice,
+        observer: &mut (dyn Observer + Send),
+    ) -> Result<Option<Event>, SearchError> {
+        let next = choice.finalists.iter().skip(choice.losses.len()).take(self.workers.count());
+        let next: Vec<Architecture> = next.cloned().collect();
+        let Some(losses) = self.trial("choice", &next, observer)? else { return Ok(None) };
+        choice.losses.extend(&losses);
+        let message = format!("{} of {} trained", choice.losses.len(), choice.finalists.len());
+        Ok(Some(Event::new("choice", message)))
+    }
+
+    /// The finalist with the least loss is found.
+    fn conclude(&mut self, choice: &Choice) -> Result<Phase, SearchError> {
+        let losses: Vec<f64> = choice.losses.iter().map(|loss| loss.unwrap_or(f64::NAN)).collect();
+        let found = match least_finite(&losses) {
+            Some(best) => choice.finalists[best].clone(),
+            None => choice.found.clone(),
         };
-        let count = seeds.len() as f64;
-        let mean = |architecture| seeds.iter().map(|&seed| loss(architecture, seed)).sum::<f64>() / count;
-        Ok(Some(architectures.iter().map(mean).collect()))
+        self.state.found = Some(found);
+        Ok(Phase::Over)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Estimator;
-    use crate::search::Start;
-    use crate::search::test_setting::Setting;
-
-    #[test]
-    fn h_starts_at_the_rescaling_that_trials_find_best() {
-        let setting = Setting::new(0.25);
-        let mut search = setting.search(|settings| {
-            settings.trials = Trials { candidates: 5, epochs: 2, seeds: 2 };
-            settings.outer_iterations = 1;
-            settings.nes_iterations = 1;
-            // H stays where it starts.
-            settings.nes.learning_rate = 0.0;
-        });
-        let found = search.run(None, &mut ()).expect("no error").expect("not interrupted");
-        assert_eq!(found.architecture.get("resolution"), Some(14), "{}", found.architecture);
-        // Of 15 resolutions, every third; none again, as H is where it started.
-        let mut resolutions: Vec<usize> = found.trials.iter().map(|trial| trial.architecture[0]).collect();
-        resolutions.sort_unstable();
-        let distances: Vec<usize> = resolutions.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert_eq!(distances, [3; 4], "{resolutions:?}");
-        for trial in &found.trials {
-            // Cross-entropy over ten equal scores and one that is larger, of images of the ten.
-            let excess = 0.2 * (trial.architecture[0] as f64 - 14.0);
-            let expected = (10.0 + excess.exp()).ln();
-            assert!((trial.loss.expect("finite") - expected).abs() < 1e-4, "{trial:?}: expected {expected}");
-            assert_eq!(trial.epochs, 2);
-        }
-    }
-
-    #[test]
-    fn h_goes_where_trials_say_and_not_where_the_shared_weights_do() {
-        let setting = Setting::new(0.4);
-        let space = setting.blueprint.space();
-        let resolution_after = |trials: &[(usize, f64)]| {
-            let mut search = setting.search(|settings| {
-                settings.start = Start::Base;
-                settings.outer_iterations = 10;
-                settings.nes.estimator = Estimator::antithetic(8);
-            });
-            let start = space.at_params(&search.projection.project(&[6.5, 100.0]).expect("at the budget"));
-            search.begin_at(&start.params()).expect("a start");
-            for &(resolution, loss) in trials {
-                let architecture = vec![resolution, 200];
-                search.state.position.trials.push(Trial { architecture, epochs: 1, seed: 1, loss: Some(loss) });
-            }
-            if !trials.is_empty() {
-                let images: Vec<usize> = (0..8).collect();
-                let correction =
-                    search.trial_correction(std::slice::from_ref(&images)).expect("finite losses").expect("trials");
-                for &(resolution, loss) in trials {
-                    let architecture = space.architecture(vec![resolution, 200]).expect("one of the space");
-                    let shared = search
-                        .score(std::slice::from_ref(&architecture), std::slice::from_ref(&images))
-                        .expect("in memory")[0];
-                    let cost = setting.blueprint.cost();
-                    let corrected = shared + correction.at(space, cost, &architecture).expect("a cost");
-                    assert!((corrected - loss).abs() < 1e-4, "resolution {resolution}: {corrected}, not {loss}");
-                }
-            }
-            search.run(None, &mut ()).expect("no error").expect("not interrupted");
-            search.params()[0]
-        };
-        let shared_alone = resolution_after(&[]);
-        assert!(shared_alone < 6.0, "the shared weights prefer few pixels: {shared_alone} above 14");
-        let corrected = resolution_after(&[(14, 0.5), (21, 0.4), (28, 0.3)]);
-        assert!(corrected > 7.0, "the trials prefer many: {corrected} above 14");
-    }
-
-    #[test]
-    fn the_finalist_with_the_least_mean_loss_is_found() {
-        let setting = Setting::new(0.25);
-        let mut search = setting.search(|settings| settings.trials = Trials { candidates: 5, epochs: 1, seeds: 2 });
-        let at = |resolution| setting.blueprint.space().architecture(vec![resolution, 100]).expect("one of the space");
-        let finalists = vec![at(21), at(16), at(28)];
-        let found = search.best_by_trials(finalists, &mut ()).expect("no error").expect("not interrupted");
-        assert_eq!(found, at(16));
-        let trials = &search.state.position.trials;
-        assert_eq!(trials.len(), 6, "three finalists, two seeds");
-        assert_ne!(trials[0].seed, trials[3].seed);
-        // One seed whose loss is not a number makes the mean none.
-        search.state.position.trials[1].loss = None;
-        let found = search.best_by_trials(vec![at(16), at(28), at(21)], &mut ()).expect("no error");
-        assert_eq!(found, Some(at(21)));
-        assert_eq!(search.state.position.trials.len(), 6, "nothing is trained again");
-        for trial in &mut search.state.position.trials {
-            trial.loss = None;
-        }
-        let error = search.best_by_trials(vec![at(16), at(21)], &mut ()).expect_err("none is finite");
-        assert!(matches!(error, SearchError::Diverged), "{error}");
-    }
+/// Whether an architecture takes what a search may end with.
+fn within(projection: &Projection<'_>, architecture: &Architecture) -> Result<bool, SearchError> {
+    Ok(projection.share(architecture)? >= projection.least() && projection.limits().worst(architecture)? <= 1.0)
 }

@@ -8,7 +8,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Saved, SavedError, Searcher, by_loss, spread};
+use super::{Searcher, Turn, by_loss, spread};
 use crate::projection::Projection;
 
 /// The first sigma, in steps.
@@ -50,14 +50,10 @@ impl CmaEsSearcher {
             asked: Vec::new(),
         }
     }
-
-    pub(super) fn restore(saved: serde_json::Value) -> Result<Self, SavedError> {
-        serde_json::from_value(saved).map_err(|error| SavedError(error.to_string()))
-    }
 }
 
 impl Searcher for CmaEsSearcher {
-    fn ask(&mut self, projection: &Projection<'_>, most: usize) -> Result<Vec<Architecture>, CostError> {
+    fn ask(&mut self, Turn { projection, most, .. }: Turn<'_>) -> Result<Vec<Architecture>, CostError> {
         if most < CmaEs::<Vec<f64>, DenseMatrix>::default_lambda(self.start.len()) {
             return Ok(Vec::new());
         }
@@ -86,9 +82,5 @@ impl Searcher for CmaEsSearcher {
 
     fn params(&self) -> Vec<f64> {
         self.solver.mean().unwrap_or(&self.start).clone()
-    }
-
-    fn saved(&self) -> Result<Saved, SavedError> {
-        serde_json::to_value(self).map(Saved::CmaEs).map_err(|error| SavedError(error.to_string()))
     }
 }

@@ -5,7 +5,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Saved, SavedError, Searcher, anywhere, by_loss, centre, levels};
+use super::{Searcher, Turn, anywhere, by_loss};
 use crate::projection::Projection;
 
 /// Architectures in a generation.
@@ -23,8 +23,8 @@ pub struct EvolutionSearcher {
     start: Vec<f64>,
     rng: ChaCha8Rng,
     /// The best first.
-    parents: Vec<Vec<usize>>,
-    asked: Vec<Vec<usize>>,
+    parents: Vec<Architecture>,
+    asked: Vec<Architecture>,
 }
 
 impl EvolutionSearcher {
@@ -34,21 +34,21 @@ impl EvolutionSearcher {
     }
 
     fn child(&mut self, projection: &Projection<'_>, mutant: bool) -> Vec<f64> {
-        let parent = |rng: &mut ChaCha8Rng, parents: &[Vec<usize>]| parents[rng.random_range(0..parents.len())].clone();
-        let one = centre(&parent(&mut self.rng, &self.parents));
+        let parent = |rng: &mut ChaCha8Rng, parents: &[Architecture]| parents[rng.random_range(0..parents.len())].params();
+        let one = parent(&mut self.rng, &self.parents);
         let (other, chance) = match mutant {
             true => (anywhere(projection, &mut self.rng), MUTATION),
-            false => (centre(&parent(&mut self.rng, &self.parents)), 0.5),
+            false => (parent(&mut self.rng, &self.parents), 0.5),
         };
         one.into_iter().zip(other).map(|(one, other)| if self.rng.random_bool(chance) { other } else { one }).collect()
     }
 }
 
 impl Searcher for EvolutionSearcher {
-    fn ask(&mut self, projection: &Projection<'_>, most: usize) -> Result<Vec<Architecture>, CostError> {
+    fn ask(&mut self, Turn { projection, most, .. }: Turn<'_>) -> Result<Vec<Architecture>, CostError> {
         let mut asked = Vec::new();
         for parent in self.parents.iter().take(most) {
-            asked.push(projection.space().at_levels(parent));
+            asked.push(parent.clone());
         }
         while asked.len() < POPULATION.min(most) {
             let point = match (self.parents.is_empty(), asked.is_empty()) {
@@ -58,7 +58,7 @@ impl Searcher for EvolutionSearcher {
             };
             asked.push(projection.nearest(&point)?);
         }
-        self.asked = asked.iter().map(levels).collect();
+        self.asked.clone_from(&asked);
         Ok(asked)
     }
 
@@ -76,10 +76,6 @@ impl Searcher for EvolutionSearcher {
     }
 
     fn params(&self) -> Vec<f64> {
-        self.parents.first().map_or_else(|| self.start.clone(), |best| centre(best))
-    }
-
-    fn saved(&self) -> Result<Saved, SavedError> {
-        Ok(Saved::Evolution(self.clone()))
+        self.parents.first().map_or_else(|| self.start.clone(), Architecture::params)
     }
 }

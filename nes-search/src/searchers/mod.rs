@@ -6,8 +6,7 @@
 
 mod cma_es;
 mod evolution;
-mod finalists;
-mod nes;
+mod halving;
 mod netadapt;
 mod random;
 #[cfg(test)]
@@ -21,37 +20,52 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::nes::{NesSearcher, NesSettings, NesStep};
 use crate::projection::{Projection, ProjectionError};
 
 pub use cma_es::CmaEsSearcher;
 pub use evolution::EvolutionSearcher;
-pub use nes::{Constraint, NesSearcher, NesSettings, NesStep, SavedNes};
+pub use halving::Halving;
 pub use netadapt::NetAdaptSearcher;
 pub use random::RandomSearcher;
 pub use uniform::UniformSearcher;
 
-/// Decides which architectures are scored, and makes of their losses what it looks for.
-///
-/// All of its state is what [`saved`](Self::saved) says, random streams included: a searcher that was
-/// [restored](Saved::restore) goes on as the one that was saved would have.
-pub trait Searcher: Send {
-    /// The architectures to score next, all on the same images; none, if there is nothing more to ask or `most` are too
-    /// few.
-    ///
-    /// # Errors
-    /// If what an architecture takes cannot be found.
-    fn ask(&mut self, projection: &Projection<'_>, most: usize) -> Result<Vec<Architecture>, CostError>;
+/// What a searcher is asked under.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn<'a> {
+    /// The budget and the bounds as they are now.
+    pub projection: &'a Projection<'a>,
+    /// Share of its allowance that the searcher has spent, from 0 to 1.
+    pub done: f64,
+    /// Architectures that can be scored at most.
+    pub most: usize,
+}
 
-    /// Takes the losses of the architectures that were asked for last, in their order; one that is not finite never wins.
+/// Decides which architectures are scored, and learns from their losses.
+///
+/// Every searcher is serialisable, random streams included: one that was written and read goes on as it would have.
+pub trait Searcher: Send {
+    /// The architectures to score next, all on the same images; none, if nothing is left to ask, or `most` is too small.
     ///
     /// # Errors
-    /// If what an architecture takes cannot be found.
+    /// If a cost cannot be found.
+    fn ask(&mut self, turn: Turn<'_>) -> Result<Vec<Architecture>, CostError>;
+
+    /// Takes the losses of the architectures that were asked for last, in their order. A loss that is not finite never wins.
+    ///
+    /// # Errors
+    /// If a cost cannot be found.
     ///
     /// # Panics
     /// If there is not one loss for each of them.
     fn tell(&mut self, projection: &Projection<'_>, losses: &[f64]) -> Result<(), CostError>;
 
-    /// Where the search is, in steps above each dimension's smallest value: H, or the centre of what is best so far.
+    /// How many architectures it asks for at once, where it always asks for the same number.
+    fn evaluations(&self) -> usize {
+        1
+    }
+
+    /// Where the search is, in steps above each dimension's smallest value: H, or the centre of the best so far.
     fn params(&self) -> Vec<f64>;
 
     /// A point to train shared weights at, for searchers that move while weights are trained.
@@ -59,63 +73,89 @@ pub trait Searcher: Send {
         None
     }
 
-    /// What the last step of H was, for searchers that have one.
+    /// The last step of H, for searchers that have one.
     fn step(&self) -> Option<NesStep> {
         None
     }
 
-    /// The architecture that it would end with, between 0.98 and 1.00 of the budget and within the bounds.
+    /// The architecture that it would end with, at the budget and within the bounds.
     ///
     /// # Errors
     /// If there is none.
     fn found(&self, projection: &Projection<'_>) -> Result<Architecture, ProjectionError> {
         projection.architecture(&self.params())
     }
-
-    /// All of its state.
-    ///
-    /// # Errors
-    /// If an optimizer's state has no written form.
-    fn saved(&self) -> Result<Saved, SavedError>;
 }
 
-/// A searcher's state that cannot be written or restored.
-#[derive(Debug, thiserror::Error)]
-#[error("state of a searcher: {0}")]
-pub struct SavedError(pub(crate) String);
-
-/// The state of a searcher.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Any of the searchers that have a [`SearcherName`].
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Saved {
-    /// Of [`NesSearcher`].
-    Nes(Box<SavedNes>),
-    /// Of [`RandomSearcher`].
+pub enum AnySearcher {
+    /// [`NesSearcher`].
+    Nes(Box<NesSearcher>),
+    /// [`RandomSearcher`].
     Random(RandomSearcher),
-    /// Of [`EvolutionSearcher`].
+    /// [`EvolutionSearcher`].
     Evolution(EvolutionSearcher),
-    /// Of [`CmaEsSearcher`], whose solver says of itself how it is written.
-    CmaEs(serde_json::Value),
-    /// Of [`NetAdaptSearcher`].
+    /// [`CmaEsSearcher`].
+    CmaEs(Box<CmaEsSearcher>),
+    /// [`NetAdaptSearcher`].
     Netadapt(NetAdaptSearcher),
-    /// Of [`UniformSearcher`].
+    /// [`UniformSearcher`].
     Uniform(UniformSearcher),
 }
 
-impl Saved {
-    /// The searcher that was saved.
-    ///
-    /// # Errors
-    /// If this is the state of none.
-    pub fn restore(self, settings: &NesSettings, projection: &Projection<'_>) -> Result<Box<dyn Searcher>, SavedError> {
-        Ok(match self {
-            Self::Nes(saved) => Box::new(NesSearcher::restore(*saved, settings, projection)?),
-            Self::Random(searcher) => Box::new(searcher),
-            Self::Evolution(searcher) => Box::new(searcher),
-            Self::CmaEs(saved) => Box::new(CmaEsSearcher::restore(saved)?),
-            Self::Netadapt(searcher) => Box::new(searcher),
-            Self::Uniform(searcher) => Box::new(searcher),
-        })
+impl AnySearcher {
+    fn inner(&self) -> &dyn Searcher {
+        match self {
+            Self::Nes(searcher) => &**searcher,
+            Self::Random(searcher) => searcher,
+            Self::Evolution(searcher) => searcher,
+            Self::CmaEs(searcher) => &**searcher,
+            Self::Netadapt(searcher) => searcher,
+            Self::Uniform(searcher) => searcher,
+        }
+    }
+
+    fn inner_mut(&mut self) -> &mut dyn Searcher {
+        match self {
+            Self::Nes(searcher) => &mut **searcher,
+            Self::Random(searcher) => searcher,
+            Self::Evolution(searcher) => searcher,
+            Self::CmaEs(searcher) => &mut **searcher,
+            Self::Netadapt(searcher) => searcher,
+            Self::Uniform(searcher) => searcher,
+        }
+    }
+}
+
+impl Searcher for AnySearcher {
+    fn ask(&mut self, turn: Turn<'_>) -> Result<Vec<Architecture>, CostError> {
+        self.inner_mut().ask(turn)
+    }
+
+    fn tell(&mut self, projection: &Projection<'_>, losses: &[f64]) -> Result<(), CostError> {
+        self.inner_mut().tell(projection, losses)
+    }
+
+    fn evaluations(&self) -> usize {
+        self.inner().evaluations()
+    }
+
+    fn params(&self) -> Vec<f64> {
+        self.inner().params()
+    }
+
+    fn around(&self, rng: &mut ChaCha8Rng) -> Option<Vec<f64>> {
+        self.inner().around(rng)
+    }
+
+    fn step(&self) -> Option<NesStep> {
+        self.inner().step()
+    }
+
+    fn found(&self, projection: &Projection<'_>) -> Result<Architecture, ProjectionError> {
+        self.inner().found(projection)
     }
 }
 
@@ -161,7 +201,8 @@ impl SearcherName {
         self == Self::Nes
     }
 
-    /// The searcher, not begun: from H at `start`, for so many evaluations, with its own random stream.
+    /// The searcher, not begun: from H at `start`, with a random stream of its own. NetAdapt divides the evaluations that it
+    /// may spend among its steps.
     ///
     /// # Errors
     /// If a uniform rescaling cannot meet the budget, or what an architecture takes cannot be found.
@@ -172,16 +213,16 @@ impl SearcherName {
         start: &[f64],
         evaluations: usize,
         rng: ChaCha8Rng,
-    ) -> Result<Box<dyn Searcher>, ProjectionError> {
+    ) -> Result<AnySearcher, ProjectionError> {
         Ok(match self {
-            Self::Nes => Box::new(NesSearcher::new(settings, projection, start, evaluations, rng)),
-            Self::Random => Box::new(RandomSearcher::new(start, rng)),
-            Self::Evolution => Box::new(EvolutionSearcher::new(start, rng)),
-            Self::CmaEs => Box::new(CmaEsSearcher::new(projection, start, rng)),
-            Self::Netadapt => Box::new(NetAdaptSearcher::new(projection, evaluations)?),
-            Self::UniformChannel => Box::new(UniformSearcher::channel(projection)?),
-            Self::UniformResolution => Box::new(UniformSearcher::resolution(projection)?),
-            Self::UniformJoint => Box::new(UniformSearcher::joint(projection)?),
+            Self::Nes => AnySearcher::Nes(Box::new(NesSearcher::new(settings, projection, start, rng))),
+            Self::Random => AnySearcher::Random(RandomSearcher::new(start, rng)),
+            Self::Evolution => AnySearcher::Evolution(EvolutionSearcher::new(start, rng)),
+            Self::CmaEs => AnySearcher::CmaEs(Box::new(CmaEsSearcher::new(projection, start, rng))),
+            Self::Netadapt => AnySearcher::Netadapt(NetAdaptSearcher::new(projection, evaluations)?),
+            Self::UniformChannel => AnySearcher::Uniform(UniformSearcher::channel(projection)?),
+            Self::UniformResolution => AnySearcher::Uniform(UniformSearcher::resolution(projection)?),
+            Self::UniformJoint => AnySearcher::Uniform(UniformSearcher::joint(projection)?),
         })
     }
 }
@@ -213,7 +254,8 @@ pub fn spend<E: From<CostError>>(
 ) -> Result<usize, E> {
     let mut spent = 0;
     while spent < evaluations {
-        let asked = searcher.ask(projection, evaluations - spent)?;
+        let done = spent as f64 / evaluations as f64;
+        let asked = searcher.ask(Turn { projection, done, most: evaluations - spent })?;
         if asked.is_empty() {
             break;
         }
@@ -228,16 +270,6 @@ fn anywhere(projection: &Projection<'_>, rng: &mut ChaCha8Rng) -> Vec<f64> {
     projection.space().dims().iter().map(|dim| rng.random_range(0.0..dim.levels() as f64)).collect()
 }
 
-/// Levels of an architecture, from which it can be told without its space.
-fn levels(architecture: &Architecture) -> Vec<usize> {
-    architecture.dims().iter().zip(architecture.values()).map(|(dim, &value)| dim.level_of(value)).collect()
-}
-
-/// The centre of the cell of an architecture at these levels.
-fn centre(levels: &[usize]) -> Vec<f64> {
-    levels.iter().map(|&level| level as f64 + 0.5).collect()
-}
-
 /// The places of losses from the least on, those that are not finite last.
 fn by_loss(losses: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..losses.len()).collect();
@@ -247,6 +279,6 @@ fn by_loss(losses: &[f64]) -> Vec<usize> {
 }
 
 /// sigma of each dimension: `sigma` steps, but no more than a fifth of the dimension's values.
-fn spread(projection: &Projection<'_>, sigma: f64) -> Vec<f64> {
+pub(crate) fn spread(projection: &Projection<'_>, sigma: f64) -> Vec<f64> {
     projection.space().dims().iter().map(|dim| sigma.min(0.2 * dim.levels() as f64)).collect()
 }

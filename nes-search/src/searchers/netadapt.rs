@@ -3,7 +3,7 @@
 use elastic_layers::{Architecture, CostError};
 use serde::{Deserialize, Serialize};
 
-use super::{Saved, SavedError, Searcher, by_loss, centre, levels};
+use super::{Searcher, Turn, by_loss};
 use crate::projection::Projection;
 
 /// What one step takes off at least, as a share of what is left: smaller ones drown in the noise of losses, and
@@ -14,7 +14,7 @@ const LEAST_STEP: f64 = 0.08;
 /// saved, and the one at which the loss is least is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NetAdaptSearcher {
-    levels: Vec<usize>,
+    left: Architecture,
     /// The largest share of a limit that the backbone takes.
     first: f64,
     /// What is left of that after each step.
@@ -22,7 +22,7 @@ pub struct NetAdaptSearcher {
     steps: u32,
     /// Rounds of images that a step's losses are summed over.
     rounds: usize,
-    asked: Vec<Vec<usize>>,
+    asked: Vec<Architecture>,
     /// One for each that was asked for, over the rounds so far.
     sums: Vec<f64>,
     done: usize,
@@ -39,7 +39,7 @@ impl NetAdaptSearcher {
         let all = (evaluations / base.values().len().max(1)).max(1) as f64;
         let steps = (first.max(1.0).ln() / LEAST_STEP).ceil().clamp(1.0, all);
         Ok(Self {
-            levels: levels(&base),
+            left: base,
             first,
             factor: first.max(1.0).powf(-1.0 / steps),
             steps: 0,
@@ -51,14 +51,15 @@ impl NetAdaptSearcher {
     }
 
     /// The dimensions shrunk one by one, each until no limit is taken more than a share of.
-    fn shrunk(&self, projection: &Projection<'_>, most: f64) -> Result<Vec<Vec<usize>>, CostError> {
+    fn shrunk(&self, projection: &Projection<'_>, most: f64) -> Result<Vec<Architecture>, CostError> {
         let mut all = Vec::new();
-        for index in 0..self.levels.len() {
-            let mut levels = self.levels.clone();
-            while levels[index] > 0 {
-                levels[index] -= 1;
-                if projection.limits().worst(&projection.space().at_levels(&levels))? <= most {
-                    all.push(levels);
+        for index in 0..self.left.values().len() {
+            let mut params = self.left.params();
+            while params[index] >= 1.0 {
+                params[index] -= 1.0;
+                let one = projection.space().at_params(&params);
+                if projection.limits().worst(&one)? <= most {
+                    all.push(one);
                     break;
                 }
             }
@@ -67,7 +68,7 @@ impl NetAdaptSearcher {
     }
 
     fn next_step(&mut self, projection: &Projection<'_>) -> Result<(), CostError> {
-        let left = projection.limits().worst(&projection.space().at_levels(&self.levels))?;
+        let left = projection.limits().worst(&self.left)?;
         self.asked = Vec::new();
         let mut most = left;
         while left > 1.0 && self.asked.is_empty() {
@@ -87,14 +88,14 @@ impl NetAdaptSearcher {
 }
 
 impl Searcher for NetAdaptSearcher {
-    fn ask(&mut self, projection: &Projection<'_>, most: usize) -> Result<Vec<Architecture>, CostError> {
+    fn ask(&mut self, Turn { projection, most, .. }: Turn<'_>) -> Result<Vec<Architecture>, CostError> {
         if self.done == 0 {
             self.next_step(projection)?;
         }
         if self.asked.len() > most {
             return Ok(Vec::new());
         }
-        Ok(self.asked.iter().map(|levels| projection.space().at_levels(levels)).collect())
+        Ok(self.asked.clone())
     }
 
     fn tell(&mut self, _projection: &Projection<'_>, losses: &[f64]) -> Result<(), CostError> {
@@ -104,17 +105,13 @@ impl Searcher for NetAdaptSearcher {
         }
         self.done += 1;
         if self.done == self.rounds {
-            self.levels.clone_from(&self.asked[by_loss(&self.sums)[0]]);
+            self.left.clone_from(&self.asked[by_loss(&self.sums)[0]]);
             self.done = 0;
         }
         Ok(())
     }
 
     fn params(&self) -> Vec<f64> {
-        centre(&self.levels)
-    }
-
-    fn saved(&self) -> Result<Saved, SavedError> {
-        Ok(Saved::Netadapt(self.clone()))
+        self.left.params()
     }
 }

@@ -4,7 +4,7 @@ use elastic_layers::{Architecture, CostError};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Saved, SavedError, Searcher, anywhere, by_loss, centre, levels};
+use super::{Searcher, Turn, anywhere, by_loss};
 use crate::projection::Projection;
 
 /// Architectures that are scored on the same images.
@@ -16,8 +16,8 @@ const ROUND: usize = 50;
 pub struct RandomSearcher {
     start: Vec<f64>,
     rng: ChaCha8Rng,
-    asked: Vec<Vec<usize>>,
-    best: Option<(f64, Vec<usize>)>,
+    asked: Vec<Architecture>,
+    best: Option<(f64, Architecture)>,
 }
 
 impl RandomSearcher {
@@ -28,13 +28,13 @@ impl RandomSearcher {
 }
 
 impl Searcher for RandomSearcher {
-    fn ask(&mut self, projection: &Projection<'_>, most: usize) -> Result<Vec<Architecture>, CostError> {
+    fn ask(&mut self, Turn { projection, most, .. }: Turn<'_>) -> Result<Vec<Architecture>, CostError> {
         let draw = |_| {
             let point = anywhere(projection, &mut self.rng);
             projection.nearest(&point)
         };
         let asked: Vec<_> = (0..ROUND.min(most)).map(draw).collect::<Result<_, _>>()?;
-        self.asked = asked.iter().map(levels).collect();
+        self.asked.clone_from(&asked);
         Ok(asked)
     }
 
@@ -53,10 +53,6 @@ impl Searcher for RandomSearcher {
     }
 
     fn params(&self) -> Vec<f64> {
-        self.best.as_ref().map_or_else(|| self.start.clone(), |(_, levels)| centre(levels))
-    }
-
-    fn saved(&self) -> Result<Saved, SavedError> {
-        Ok(Saved::Random(self.clone()))
+        self.best.as_ref().map_or_else(|| self.start.clone(), |(_, best)| best.params())
     }
 }

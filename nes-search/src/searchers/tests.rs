@@ -9,7 +9,8 @@ use elastic_layers::SearchSpace;
 
 use super::*;
 use crate::rng::{Stream, stream};
-use crate::{ArchParams, Estimator, LEAST_SHARE, Limit, Limits, Penalty, Phi, Resource};
+use crate::nes::{Form, NesParts};
+use crate::{ArchParams, Estimator, LEAST_SHARE, Limit, Limits, Resource};
 
 /// The sum of products of neighbours, times the squared resolution, which is the last dimension.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ fn loss(architecture: &Architecture) -> f64 {
     (1.0 - at("a") / 60.0).powi(2) + (1.0 - at("d") / 60.0).powi(2) + ((at("side") - 20.0) / 14.0).powi(2)
 }
 
-fn begin(name: SearcherName, projection: &Projection<'_>, evaluations: usize) -> Box<dyn Searcher> {
+fn begin(name: SearcherName, projection: &Projection<'_>, evaluations: usize) -> AnySearcher {
     let start = projection.project(&projection.space().base().params()).expect("arithmetic");
     let rng = stream(5, Stream::Perturbations);
     name.init(&NesSettings::default(), projection, &start, evaluations, rng).expect("a searcher")
@@ -65,7 +66,7 @@ fn every_searcher_keeps_to_its_evaluations_and_the_budget_and_finds_more_than_it
         let mut searcher = begin(name, &projection, 600);
         let start = searcher.found(&projection).expect("an architecture");
         let mut largest: f64 = 0.0;
-        let spent = spend(&mut *searcher, &projection, 600, |asked| {
+        let spent = spend(&mut searcher, &projection, 600, |asked| {
             for one in asked {
                 largest = largest.max(projection.share(one)?);
             }
@@ -95,15 +96,15 @@ fn a_searcher_that_was_saved_and_restored_goes_on_bit_for_bit() {
     let limits = limits(&space);
     let projection = Projection::new(&space, &limits).expect("a feasible budget");
     for name in SearcherName::ALL {
-        let rounds = |searcher: &mut Box<dyn Searcher>, rounds: usize, restored: bool| {
+        let rounds = |searcher: &mut AnySearcher, rounds: usize, restored: bool| {
             let mut asked = Vec::new();
-            for _ in 0..rounds {
+            for round in 0..rounds {
                 if restored {
-                    let text = serde_json::to_string(&searcher.saved().expect("a state")).expect("written");
-                    let saved: Saved = serde_json::from_str(&text).expect("read");
-                    *searcher = saved.restore(&NesSettings::default(), &projection).expect("a searcher");
+                    let text = serde_json::to_string(&*searcher).expect("written");
+                    *searcher = serde_json::from_str(&text).expect("read");
                 }
-                let some = searcher.ask(&projection, 10_000).expect("arithmetic");
+                let turn = Turn { projection: &projection, done: round as f64 / 10.0, most: 10_000 };
+                let some = searcher.ask(turn).expect("arithmetic");
                 searcher.tell(&projection, &some.iter().map(loss).collect::<Vec<_>>()).expect("arithmetic");
                 asked.push(some);
             }
@@ -128,7 +129,7 @@ fn a_loss_that_is_not_finite_never_wins() {
     for name in [SearcherName::Random, SearcherName::Evolution, SearcherName::UniformJoint] {
         let mut searcher = begin(name, &projection, 300);
         let score = |asked: &[Architecture]| Ok::<_, CostError>(asked.iter().map(failing).collect());
-        spend(&mut *searcher, &projection, 300, score).expect("arithmetic");
+        spend(&mut searcher, &projection, 300, score).expect("arithmetic");
         let found = searcher.found(&projection).expect("an architecture");
         assert!(failing(&found).is_finite(), "{name}: {found}");
     }
@@ -136,7 +137,7 @@ fn a_loss_that_is_not_finite_never_wins() {
     for name in SearcherName::ALL {
         let mut searcher = begin(name, &projection, 200);
         let score = |asked: &[Architecture]| Ok::<_, CostError>(vec![f64::INFINITY; asked.len()]);
-        spend(&mut *searcher, &projection, 200, score).expect("arithmetic");
+        spend(&mut searcher, &projection, 200, score).expect("arithmetic");
         let share = projection.share(&searcher.found(&projection).expect("an architecture")).expect("arithmetic");
         assert!((LEAST_SHARE..=1.0).contains(&share), "{name}: {share}");
     }
@@ -148,14 +149,14 @@ fn the_papers_form_moves_h_as_its_equations_say() {
     let space = space();
     let limits = limits(&space);
     let projection = Projection::new(&space, &limits).expect("a feasible budget");
-    let penalty = Penalty { rho: 0.5, phi: Phi::Square, apart: 0 };
-    let settings = NesSettings { estimator: Estimator::paper(10), ..NesSettings::paper(penalty) };
+    let settings = NesSettings { samples: 10, rho: 0.5, ..NesSettings::paper() };
     let start = space.base().params();
     let rng = || stream(9, Stream::Perturbations);
-    let mut searcher = NesSearcher::new(&settings, &projection, &start, 5 * 11, rng());
+    let mut searcher = NesSearcher::new(&settings, &projection, &start, rng());
     let (mut h, mut numbers) = (start, rng());
     for iteration in 0..5 {
-        let asked = searcher.ask(&projection, 11).expect("arithmetic");
+        let turn = Turn { projection: &projection, done: f64::from(iteration) / 5.0, most: 11 };
+        let asked = searcher.ask(turn).expect("arithmetic");
         let losses: Vec<f64> = asked.iter().map(loss).collect();
         searcher.tell(&projection, &losses).expect("arithmetic");
 
@@ -167,7 +168,7 @@ fn the_papers_form_moves_h_as_its_equations_say() {
         };
         let mut gradient = vec![0.0; h.len()];
         for _ in 0..10 {
-            let n: Vec<f64> = h.iter().map(|_| sigma * crate::estimator::normal(&mut numbers)).collect();
+            let n: Vec<f64> = h.iter().map(|_| sigma * crate::nes::normal(&mut numbers)).collect();
             let point: Vec<f64> = h.iter().zip(&n).map(|(h, n)| h + n).collect();
             let difference = total(&point) - total(&h);
             gradient.iter_mut().zip(&n).for_each(|(sum, n)| *sum += difference * n / (sigma * 10.0));
@@ -181,29 +182,8 @@ fn the_papers_form_moves_h_as_its_equations_say() {
             assert!((found - expected).abs() < 1e-3, "iteration {iteration}: {:?}, not {h:?}", searcher.params());
         }
     }
-    assert!(searcher.ask(&projection, 11).expect("arithmetic").is_empty(), "its evaluations are spent");
-}
-
-#[test]
-fn a_penalty_apart_from_the_loss_moves_h_to_the_budget() {
-    let space = space();
-    let limits = limits(&space);
-    let projection = Projection::new(&space, &limits).expect("a feasible budget");
-    let penalty = Penalty { rho: 0.3, phi: Phi::Square, apart: 400 };
-    let settings = NesSettings {
-        constraint: Constraint::Penalty(penalty),
-        learning_rate: 1.0,
-        sigma_adaptation: 0.0,
-        sigma_floor: 2.0,
-        ..NesSettings::default()
-    };
-    let rng = stream(2, Stream::Perturbations);
-    let mut searcher = NesSearcher::new(&settings, &projection, &space.base().params(), 100 * 16, rng);
-    // The losses say nothing, so the penalty alone moves H.
-    let flat = |asked: &[Architecture]| Ok::<_, CostError>(vec![1.0; asked.len()]);
-    spend(&mut searcher, &projection, 100 * 16, flat).expect("arithmetic");
-    let share = projection.share(&space.at_params(&searcher.params())).expect("arithmetic");
-    assert!((0.7..1.4).contains(&share), "from five times the budget to {share}");
+    let few = Turn { projection: &projection, done: 0.5, most: 10 };
+    assert!(searcher.ask(few).expect("arithmetic").is_empty(), "its evaluations are spent");
 }
 
 #[test]
@@ -214,16 +194,6 @@ fn any_optimizer_and_scheduler_of_burn_step_h() {
     let start = projection.project(&space.base().params()).expect("arithmetic");
     let before = loss(&projection.architecture(&start).expect("an architecture"));
 
-    let settings = NesSettings { learning_rate: 2.0, ..NesSettings::default() };
-    let rng = stream(3, Stream::Perturbations);
-    let mut searcher =
-        NesSearcher::new(&settings, &projection, &start, 640, rng).with_optimizer(AdamConfig::new().init());
-    let score = |asked: &[Architecture]| Ok::<_, CostError>(asked.iter().map(loss).collect());
-    spend(&mut searcher, &projection, 640, score).expect("arithmetic");
-    let after = loss(&searcher.found(&projection).expect("an architecture"));
-    assert!(after < 0.5 * before, "Adam: from {before} to {after}");
-
-    // The same by hand, with a scheduler too.
     let estimator = Estimator::antithetic(16);
     let mut optimizer = AdamConfig::new().init();
     let mut scheduler = CosineAnnealingLrSchedulerConfig::new(1.0, 40).init().expect("a schedule");
@@ -246,54 +216,21 @@ fn any_optimizer_and_scheduler_of_burn_step_h() {
 }
 
 #[test]
-fn the_learning_rate_follows_the_gradients_signal() {
-    let space = space();
-    let limits = limits(&space);
-    let projection = Projection::new(&space, &limits).expect("a feasible budget");
-    let start = projection.project(&space.base().params()).expect("arithmetic");
-    let settings = NesSettings {
-        learning_rate_adaptation: true,
-        choice: 0.0,
-        estimator: Estimator::antithetic(64),
-        ..NesSettings::default()
-    };
-    // The shares of the full learning rate that are taken where losses tell something, and where they do not.
-    let shares = |loss: &mut dyn FnMut(&Architecture) -> f64| {
-        let rng = stream(6, Stream::Perturbations);
-        let mut searcher = NesSearcher::new(&settings, &projection, &start, 10 * 64, rng);
-        let mut mean = None;
-        let mut shares = Vec::new();
-        for iteration in 0..10 {
-            let asked = searcher.ask(&projection, 64).expect("arithmetic");
-            searcher.tell(&projection, &asked.iter().map(&mut *loss).collect::<Vec<_>>()).expect("arithmetic");
-            let step = searcher.step().expect("a step");
-            let ratio = mean.map_or(step.signal_to_noise, |mean: f64| 0.9 * mean + 0.1 * step.signal_to_noise);
-            mean = Some(ratio);
-            let full = 6.0 * (1.0 - f64::from(iteration) / 10.0);
-            assert!((step.learning_rate - full * ratio / (1.0 + ratio)).abs() < 1e-9, "{step:?}");
-            shares.push(step.learning_rate / full);
-        }
-        shares.into_iter().sum::<f64>() / 10.0
-    };
-    let mut noise = stream(8, Stream::Perturbations);
-    let (clear, none) = (shares(&mut loss), shares(&mut |_| crate::estimator::normal(&mut noise)));
-    assert!(clear > 0.7 && none < 0.3, "clear losses {clear}, noise {none}");
-}
-
-#[test]
 fn the_mean_of_the_last_iterations_is_found() {
     let space = space();
     let limits = limits(&space);
     let projection = Projection::new(&space, &limits).expect("a feasible budget");
     let start = projection.project(&space.base().params()).expect("arithmetic");
     for (average, counted) in [(0.0, 1), (0.3, 3), (0.5, 5), (1.0, 10)] {
-        let settings = NesSettings { average, choice: 0.0, learning_rate: 12.0, ..NesSettings::default() };
+        let parts = NesParts { average, choice: 0.0, ..Form::Projected.parts() };
+        let settings = NesSettings { learning_rate: 12.0, ..NesSettings::default() };
         let rng = stream(6, Stream::Perturbations);
-        let mut searcher = NesSearcher::new(&settings, &projection, &start, 10 * 16, rng);
+        let mut searcher = NesSearcher::new(&settings, &projection, &start, rng).with_parts(parts);
         let mut trajectory = Vec::new();
-        while let asked = searcher.ask(&projection, 16).expect("arithmetic")
-            && !asked.is_empty()
-        {
+        for iteration in 0..10 {
+            // The middle of each tenth, so that rounding decides nothing.
+            let turn = Turn { projection: &projection, done: (f64::from(iteration) + 0.5) / 10.0, most: 16 };
+            let asked = searcher.ask(turn).expect("arithmetic");
             searcher.tell(&projection, &asked.iter().map(loss).collect::<Vec<_>>()).expect("arithmetic");
             trajectory.push(searcher.params());
         }
@@ -319,8 +256,9 @@ fn the_golden_trajectory() {
     let projection = Projection::new(&space, &limits).expect("a feasible budget");
     let mut searcher = begin(SearcherName::Nes, &projection, 12 * 16);
     let mut trajectory = Vec::new();
-    for _ in 0..12 {
-        let asked = searcher.ask(&projection, 16).expect("arithmetic");
+    for iteration in 0..12 {
+        let turn = Turn { projection: &projection, done: f64::from(iteration) / 12.0, most: 16 };
+        let asked = searcher.ask(turn).expect("arithmetic");
         searcher.tell(&projection, &asked.iter().map(loss).collect::<Vec<_>>()).expect("arithmetic");
         trajectory.push(searcher.params());
     }

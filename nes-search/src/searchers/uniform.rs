@@ -3,14 +3,14 @@
 use elastic_layers::{Architecture, CostError, DimKind};
 use serde::{Deserialize, Serialize};
 
-use super::{Saved, SavedError, Searcher, by_loss, centre, levels};
+use super::{Searcher, Turn, by_loss};
 use crate::baselines;
 use crate::projection::{Projection, ProjectionError};
 
 /// Scores a list of rescalings, over and over while evaluations last, and finds the one whose sum of losses is least.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UniformSearcher {
-    candidates: Vec<Vec<usize>>,
+    candidates: Vec<Architecture>,
     sums: Vec<f64>,
 }
 
@@ -20,7 +20,7 @@ impl UniformSearcher {
     /// # Errors
     /// If that cannot meet the budget.
     pub fn channel(projection: &Projection<'_>) -> Result<Self, ProjectionError> {
-        Ok(Self::of(&[baselines::uniform_channel(projection.space(), projection)?]))
+        Ok(Self::new(vec![baselines::uniform_channel(projection)?]))
     }
 
     /// The resolution alone, and channels where that does not meet the budget.
@@ -36,7 +36,7 @@ impl UniformSearcher {
             }
             debug_assert!(dim.contains(space.at_params(&point).values()[index]));
         }
-        Ok(Self::of(&[projection.architecture(&point)?]))
+        Ok(Self::new(vec![projection.architecture(&point)?]))
     }
 
     /// Channels and resolution together: one rescaling for each resolution.
@@ -44,20 +44,20 @@ impl UniformSearcher {
     /// # Errors
     /// If what an architecture takes cannot be found.
     pub fn joint(projection: &Projection<'_>) -> Result<Self, ProjectionError> {
-        Ok(Self::of(&baselines::uniform_joint(projection.space(), projection)?))
+        Ok(Self::new(baselines::uniform_joint(projection)?))
     }
 
-    fn of(candidates: &[Architecture]) -> Self {
-        Self { sums: vec![0.0; candidates.len()], candidates: candidates.iter().map(levels).collect() }
+    fn new(candidates: Vec<Architecture>) -> Self {
+        Self { sums: vec![0.0; candidates.len()], candidates }
     }
 }
 
 impl Searcher for UniformSearcher {
-    fn ask(&mut self, projection: &Projection<'_>, most: usize) -> Result<Vec<Architecture>, CostError> {
+    fn ask(&mut self, Turn { most, .. }: Turn<'_>) -> Result<Vec<Architecture>, CostError> {
         if self.candidates.len() == 1 || self.candidates.len() > most {
             return Ok(Vec::new());
         }
-        Ok(self.candidates.iter().map(|levels| projection.space().at_levels(levels)).collect())
+        Ok(self.candidates.clone())
     }
 
     fn tell(&mut self, _projection: &Projection<'_>, losses: &[f64]) -> Result<(), CostError> {
@@ -69,10 +69,6 @@ impl Searcher for UniformSearcher {
     }
 
     fn params(&self) -> Vec<f64> {
-        by_loss(&self.sums).first().map_or_else(Vec::new, |&best| centre(&self.candidates[best]))
-    }
-
-    fn saved(&self) -> Result<Saved, SavedError> {
-        Ok(Saved::Uniform(self.clone()))
+        by_loss(&self.sums).first().map_or_else(Vec::new, |&best| self.candidates[best].params())
     }
 }

@@ -10,8 +10,8 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use elastic_layers::{Architecture, CostError};
 use nes_search::rng::{Stream, stream};
-use nes_search::searchers::{NesSettings, SearcherName, spend};
-use nes_search::{Penalty, Phi, Projection, ProjectionError, baselines};
+use nes_search::searchers::{Searcher, SearcherName, spend};
+use nes_search::{NesSettings, Projection, ProjectionError, baselines};
 use onnx_bench::statistics::percentile;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -133,7 +133,7 @@ fn contenders() -> Vec<Contender> {
     };
     let paper = Contender {
         name: "nes, the paper's".into(),
-        nes: NesSettings::paper(Penalty { rho: 1.0, phi: Phi::Square, apart: 0 }),
+        nes: NesSettings::paper(),
         from_rescaling: false,
         ..contender(SearcherName::Nes)
     };
@@ -155,14 +155,14 @@ fn search(
     let mut left = evaluations;
     let mut start = problem.space().base().params();
     if contender.from_rescaling {
-        let rescalings = baselines::uniform_all(problem.space(), &projection)?;
+        let rescalings = baselines::uniform_all(&projection)?;
         let best = best(&rescalings, &problem.losses(&rescalings, &mut noise));
         left -= rescalings.len().min(left);
         start = best.params();
     }
     let rng = stream(seed, Stream::Perturbations);
     let mut searcher = contender.searcher.init(&contender.nes, &projection, &start, left, rng)?;
-    spend(&mut *searcher, &projection, left, |asked| Ok::<_, CostError>(problem.losses(asked, &mut noise)))?;
+    spend(&mut searcher, &projection, left, |asked| Ok::<_, CostError>(problem.losses(asked, &mut noise)))?;
     let found = searcher.found(&projection)?;
     Ok((problem.utility(&found), projection.share(&found)?))
 }

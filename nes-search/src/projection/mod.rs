@@ -1,10 +1,14 @@
 //! Keeping architectures within their limits.
 
+mod fill;
+
+use std::borrow::Cow;
+
 use elastic_layers::{Architecture, CostError, DimKind, ElasticDim, SearchSpace};
 
 use crate::resource::{Limit, Limits};
 
-/// The share of the budget that a final architecture uses at least.
+/// The share of the budget that a final architecture takes at least, unless the space is too coarse for that.
 pub const LEAST_SHARE: f64 = 0.98;
 
 /// Why no architecture meets a budget and its bounds.
@@ -36,19 +40,11 @@ pub enum ProjectionError {
         /// What the largest architecture takes.
         largest: String,
     },
-    /// The space is too coarse, or the bounds are too narrow for the budget.
-    #[error(
-        "no architecture between 0.98 and 1.00 of the budget of {limit}{} was found: the nearest below takes \
-         {nearest:.3} of it",
-        if *.bounds { " and within the bounds" } else { "" }
-    )]
-    Gap {
+    /// Nothing within the limits was found at all.
+    #[error("no architecture within the budget of {limit} and the bounds was found")]
+    Nothing {
         /// The budget.
         limit: String,
-        /// Whether there are bounds too.
-        bounds: bool,
-        /// The largest share of the budget below it.
-        nearest: f64,
     },
     /// A cost could not be found.
     #[error(transparent)]
@@ -56,10 +52,11 @@ pub enum ProjectionError {
 }
 
 /// Moves architectures of a space onto a budget, and within its bounds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Projection<'a> {
     space: &'a SearchSpace,
-    limits: &'a Limits,
+    limits: Cow<'a, Limits>,
+    least: f64,
 }
 
 impl<'a> Projection<'a> {
@@ -70,9 +67,20 @@ impl<'a> Projection<'a> {
     /// though a few architectures may take it. Between them an architecture is found whether or not what is taken grows
     /// with every dimension.
     ///
+    /// Architectures take at least [`LEAST_SHARE`] of the budget. Where the space is too coarse for that, they take at least
+    /// [`least`](Self::least), which is the largest share that was found.
+    ///
     /// # Errors
     /// If the space has nothing within the limits, or everything is below the budget.
     pub fn new(space: &'a SearchSpace, limits: &'a Limits) -> Result<Self, ProjectionError> {
+        Self::with_least(space, limits, LEAST_SHARE)
+    }
+
+    /// The same with another least share of the budget.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_least(space: &'a SearchSpace, limits: &'a Limits, least: f64) -> Result<Self, ProjectionError> {
         let taken = |limit: &Limit, architecture: &Architecture| limit.resource().of(architecture);
         for limit in limits.all() {
             let smallest = taken(limit, &space.smallest())?;
@@ -86,14 +94,28 @@ impl<'a> Projection<'a> {
         }
         let budget = limits.budget();
         let largest = taken(budget, &space.largest())?;
-        if largest / budget.most() < LEAST_SHARE {
+        if largest / budget.most() < least {
             return Err(ProjectionError::TooLarge {
                 resource: budget.resource().name().into(),
                 limit: budget.amount(budget.most()),
                 largest: budget.amount(largest),
             });
         }
-        Ok(Self { space, limits })
+        let mut projection = Self { space, limits: Cow::Borrowed(limits), least };
+        let best = projection.fullest(&space.base().params())?;
+        projection.least = least.min(projection.share(&best)?);
+        Ok(projection)
+    }
+
+    /// The same with the budget and all bounds multiplied by a factor, as while a budget falls.
+    #[must_use]
+    pub fn scaled_by(&self, factor: f64) -> Self {
+        Self { limits: Cow::Owned(self.limits.times(factor)), ..self.clone() }
+    }
+
+    /// The share of the budget that an architecture takes at least: less than was asked for, where the space is too coarse.
+    pub fn least(&self) -> f64 {
+        self.least
     }
 
     /// The space.
@@ -102,8 +124,8 @@ impl<'a> Projection<'a> {
     }
 
     /// The limits.
-    pub fn limits(&self) -> &'a Limits {
-        self.limits
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The share of the budget that an architecture takes.
@@ -131,7 +153,7 @@ impl<'a> Projection<'a> {
                 break;
             }
         }
-        while self.share(&self.space.at_params(&self.scaled(&params, f64::INFINITY)))? < LEAST_SHARE {
+        while self.share(&self.space.at_params(&self.scaled(&params, f64::INFINITY)))? < self.least {
             if !self.shift_structure(&mut params, 1.0) {
                 break;
             }
@@ -157,32 +179,23 @@ impl<'a> Projection<'a> {
     /// # Errors
     /// If a cost cannot be found.
     pub fn nearest(&self, params: &[f64]) -> Result<Architecture, CostError> {
-        match self.at_structure(params) {
-            Ok(architecture) => Ok(architecture),
-            Err(ProjectionError::Cost(error)) => Err(error),
-            Err(_) => Ok(self.space.at_params(&self.project(params)?)),
-        }
+        self.filled(params).map(|(architecture, _)| architecture)
     }
 
-    /// The architecture of H, moved to between 0.98 and 1.00 of the budget: channels are scaled, then single
-    /// dimensions grown, the one that rounding down took most from first. Where a bound is reached before the budget, some
-    /// are shrunk again for others. Where channels are too coarse for that, the nearest resolution and depth at which they
-    /// are not.
+    /// The architecture at the budget that stands for H: channels are scaled by one factor, then single dimensions are
+    /// raised, the one that rounding down took most from first, and exchanged for others. Where channels are too coarse
+    /// for that, the nearest resolution and depth at which they are not; and at last any architecture of the space.
     ///
     /// # Errors
-    /// If no such architecture is found, naming the nearest.
+    /// If nothing within the limits is found.
     pub fn architecture(&self, params: &[f64]) -> Result<Architecture, ProjectionError> {
-        let mut nearest = match self.at_structure(params) {
-            Err(ProjectionError::Gap { nearest, .. }) => nearest,
-            other => return other,
-        };
-        for structure in self.structures_by_distance(params) {
-            match self.at_structure(&structure) {
-                Err(ProjectionError::Gap { nearest: other, .. }) => nearest = nearest.max(other),
-                other => return other,
-            }
-        }
-        Err(self.gap(nearest))
+        self.fullest(params)
+    }
+
+    /// The architecture at the point's own resolution and depth, if it takes enough of the budget.
+    pub(crate) fn at_structure(&self, params: &[f64]) -> Result<Option<Architecture>, CostError> {
+        let (architecture, share) = self.filled(params)?;
+        Ok((share >= self.least && self.fits(&architecture)?).then_some(architecture))
     }
 
     /// H at every resolution and depth, the nearest first.
@@ -198,93 +211,6 @@ impl<'a> Projection<'a> {
         }
         all.sort_by_key(|(distance, _)| *distance);
         all.into_iter().map(|(_, h)| h).collect()
-    }
-
-    /// As [`architecture`](Self::architecture), at the resolution and depth of H wherever the channels can reach the
-    /// budget there.
-    ///
-    /// # Errors
-    /// If no such architecture is found, naming the nearest.
-    pub(crate) fn at_structure(&self, params: &[f64]) -> Result<Architecture, ProjectionError> {
-        let params = self.project(params)?;
-        let levels = params.iter().map(|&h| h as usize).collect();
-        let (mut levels, mut share) = self.grown(&params, levels, None)?;
-        while share < LEAST_SHARE && !self.limits.bounds().is_empty() {
-            match self.exchanged(&params, &levels, share)? {
-                Some(better) => (levels, share) = better,
-                None => break,
-            }
-        }
-        let architecture = self.space.at_levels(&levels);
-        if share < LEAST_SHARE || !self.fits(&architecture)? {
-            return Err(self.gap(share));
-        }
-        Ok(architecture)
-    }
-
-    fn gap(&self, nearest: f64) -> ProjectionError {
-        let budget = self.limits.budget();
-        ProjectionError::Gap { limit: budget.amount(budget.most()), bounds: !self.limits.bounds().is_empty(), nearest }
-    }
-
-    /// Levels with single channel numbers raised within the limits, all but one that is left as it is, and the share of
-    /// the budget that this takes.
-    fn grown(
-        &self,
-        params: &[f64],
-        mut levels: Vec<usize>,
-        left: Option<usize>,
-    ) -> Result<(Vec<usize>, f64), CostError> {
-        let mut share = self.share(&self.space.at_levels(&levels))?;
-        loop {
-            let mut best: Option<(f64, usize, f64)> = None;
-            for (index, dim) in self.space.dims().iter().enumerate() {
-                if dim.kind != DimKind::Channels || levels[index] + 1 >= dim.levels() || left == Some(index) {
-                    continue;
-                }
-                let lost = params[index] - levels[index] as f64;
-                if best.is_some_and(|(most, ..)| lost <= most) {
-                    continue;
-                }
-                levels[index] += 1;
-                let architecture = self.space.at_levels(&levels);
-                levels[index] -= 1;
-                let grown = self.share(&architecture)?;
-                if grown > share && self.fits(&architecture)? {
-                    best = Some((lost, index, grown));
-                }
-            }
-            let Some((_, index, grown)) = best else { return Ok((levels, share)) };
-            levels[index] += 1;
-            share = grown;
-        }
-    }
-
-    /// Levels of a larger share of the budget, in which one channel number is lowered and others are raised for it: the
-    /// one that is the tightest bound's largest part for what it is of the budget's, if there is any.
-    fn exchanged(&self, params: &[f64], levels: &[usize], share: f64) -> Result<Option<(Vec<usize>, f64)>, CostError> {
-        let worst = self.limits.worst(&self.space.at_levels(levels))?;
-        let mut lowered = Vec::new();
-        for (index, dim) in self.space.dims().iter().enumerate() {
-            if dim.kind == DimKind::Channels && levels[index] > 0 {
-                let mut levels = levels.to_vec();
-                levels[index] -= 1;
-                let architecture = self.space.at_levels(&levels);
-                let relief = worst - self.limits.worst(&architecture)?;
-                let given = share - self.share(&architecture)?;
-                if relief > 0.0 {
-                    lowered.push((relief / given.max(1e-12), index, levels));
-                }
-            }
-        }
-        lowered.sort_by(|(one, ..), (other, ..)| other.total_cmp(one));
-        for (_, index, levels) in lowered {
-            let (levels, larger) = self.grown(params, levels, Some(index))?;
-            if larger > share {
-                return Ok(Some((levels, larger)));
-            }
-        }
-        Ok(None)
     }
 
     /// H within the bounds of its dimensions.

@@ -72,7 +72,7 @@ impl Optimizer for Nes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ArchParams;
+    use crate::nes::ArchParams;
     use burn::optim::OptimizerRecord;
 
     fn near(values: &[f64], expected: &[f64]) {

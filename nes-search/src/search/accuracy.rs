@@ -3,8 +3,7 @@
 use elastic_layers::{Architecture, Backbone};
 use serde::{Deserialize, Serialize};
 
-use super::Search;
-use crate::data::DataError;
+use super::{Search, SearchError};
 use crate::evaluate;
 use crate::observer::Observer;
 
@@ -34,10 +33,10 @@ impl SharedAccuracy {
         Self { accuracy, chance, images, near_chance }
     }
 
-    fn warning(&self, when: &str) -> String {
+    fn warning(&self) -> String {
         format!(
-            "{when}, the shared weights get {:.1} % of {} evaluation images right, which is not significantly above \
-             chance ({:.1} %): what they say of architectures means little. More search.warmup_steps, or another \
+            "in the end, the shared weights get {:.1} % of {} evaluation images right, which is not significantly above \
+             chance ({:.1} %): their losses say little about architectures. A longer search.length, or another \
              search.sgd.learning_rate, may help",
             self.accuracy * 100.0,
             self.images,
@@ -51,17 +50,16 @@ impl<M: Backbone + 'static> Search<'_, M> {
     pub(super) fn shared_accuracy(
         &mut self,
         architecture: &Architecture,
-        when: &str,
         observer: &mut dyn Observer,
-    ) -> Result<SharedAccuracy, DataError> {
+    ) -> Result<SharedAccuracy, SearchError> {
         let (set, batch) = (self.task.evaluation, self.settings.evaluation_batch);
-        let view = self.state.supernet.valid().select(architecture);
-        let evaluation = evaluate(&view, set, self.task.normalization, batch, &self.task.devices[0])?;
-        self.state.position.images += set.len() as u64;
-        self.state.position.evaluations += 1;
+        let view = self.supernet().valid().select(architecture);
+        let evaluation = evaluate(&view, set, self.task.normalization, batch, self.workers.first())?;
+        let macs = self.task.blueprint.cost().cost(architecture)?.macs;
+        self.state.cost.scored(macs, set.len() as u64);
         let accuracy = SharedAccuracy::new(evaluation.accuracy, &set.class_sizes());
         if accuracy.near_chance {
-            observer.warning(&accuracy.warning(when));
+            observer.warning(&accuracy.warning());
         }
         Ok(accuracy)
     }
@@ -70,7 +68,7 @@ impl<M: Backbone + 'static> Search<'_, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::search::Start;
+    use crate::search::Length;
     use crate::search::test_setting::Setting;
 
     #[test]
@@ -100,20 +98,12 @@ mod tests {
         }
         // A network that says the same of every image.
         let setting = Setting::new(0.4);
-        let mut search = setting.search(|settings| {
-            settings.start = Start::Base;
-            settings.trials.candidates = 0;
-            settings.outer_iterations = 2;
-        });
+        let mut search = setting.search(|settings| settings.length = Length::Iterations(2));
         let mut warned = Warned::default();
         let found = search.run(None, &mut warned).expect("no error").expect("not interrupted");
-        let start = found.accuracy_at_start.expect("H moved");
-        assert!(start.near_chance && found.accuracy_at_end.near_chance, "{start:?}");
-        assert_eq!((start.images, start.chance), (40, 0.1));
-        assert_eq!(warned.0.len(), 2, "{:?}", warned.0);
-        for (message, when) in warned.0.iter().zip(["before H moves", "in the end"]) {
-            assert!(message.starts_with(when) && message.contains("of 40 evaluation images"), "{message}");
-            assert!(message.contains("chance (10.0 %)"), "{message}");
-        }
+        assert!(found.accuracy.near_chance, "{:?}", found.accuracy);
+        assert_eq!((found.accuracy.images, found.accuracy.chance), (40, 0.1));
+        assert!(warned.0.len() == 1 && warned.0[0].contains("of 40 evaluation images"), "{:?}", warned.0);
+        assert!(warned.0[0].contains("chance (10.0 %)"), "{:?}", warned.0);
     }
 }

@@ -1,6 +1,6 @@
 //! The NES gradient of a loss with respect to H (equations 6 and 7 of the paper).
 //!
-//! Losses are minimised: [`Nes`](crate::Nes) steps against the gradient.
+//! Losses are minimised: the optimizer [`Nes`](super::Nes) steps against the gradient.
 
 use ndarray::{Array1, Array2};
 use rand_chacha::ChaCha8Rng;
@@ -26,21 +26,16 @@ pub enum Shaping {
     /// Its distance from the mean of the candidates' losses, in standard deviations: the gradient's scale no longer
     /// depends on the loss's.
     Standardized,
-    /// Its rank, as evenly spaced numbers of mean 0 and deviation 1; equal losses share the mean of their ranks. The
-    /// gradient then does not depend on what the losses are, but on their order alone.
-    Ranked,
 }
 
-/// What a candidate's loss is taken to be the effect of.
+/// Which move of H a candidate's loss belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Moves {
-    /// The direction that was drawn (the paper). The gradient is that of the smoothed loss of architectures, H + n
-    /// rounded down, without bias.
+    /// The direction that was drawn (the paper). The gradient is then an unbiased estimate of that of the smoothed loss.
     Drawn,
-    /// The step from H to the architecture that was scored, which rounding and the budget made of the direction. The
-    /// gradient has the direction's noise no more, but for that a bias: where the loss is linear, rounding makes it longer
-    /// by the part `1 / (12 sigma^2)`.
+    /// The step from H to the architecture that was scored, after rounding and projection. The estimate has less noise, but
+    /// a bias: rounding makes the gradient of a linear loss longer by the share `1 / (12 sigma^2)`.
     Realized,
 }
 
@@ -54,7 +49,7 @@ pub struct Estimator {
     pub sampling: Sampling,
     /// What stands for a loss.
     pub shaping: Shaping,
-    /// What it is taken to be the effect of.
+    /// Which move of H a loss belongs to.
     pub moves: Moves,
 }
 
@@ -136,27 +131,6 @@ impl Estimator {
         Gradient { signal_to_noise: signal_to_noise(&parts, &values), values }
     }
 
-    /// The gradient of the logarithms of the sigmas that directions were drawn with:
-    /// `1 / M * sum_i loss_i ((n_i / sigma)^2 - 1)`, as separable NES (SNES) has it. Negative where larger steps were the
-    /// better ones.
-    ///
-    /// # Panics
-    /// If there is not one loss for each direction, and one sigma for each dimension.
-    pub fn sigma_gradient(&self, directions: &Array2<f64>, losses: &[f64], centre: f64, sigmas: &[f64]) -> Array1<f64> {
-        assert_eq!(losses.len(), directions.nrows(), "one loss per direction");
-        assert_eq!(sigmas.len(), directions.ncols(), "one sigma per dimension");
-        let weights = self.weights(losses, centre);
-        let used = weights.iter().flatten().count();
-        let mut gradient = Array1::zeros(sigmas.len());
-        for (direction, weight) in directions.rows().into_iter().zip(&weights) {
-            let Some(weight) = weight else { continue };
-            for ((sum, n), sigma) in gradient.iter_mut().zip(direction).zip(sigmas) {
-                *sum += weight * ((n / sigma).powi(2) - 1.0) / used as f64;
-            }
-        }
-        gradient
-    }
-
     /// What stands for each loss; nothing for one that is not finite.
     fn weights(&self, losses: &[f64], centre: f64) -> Vec<Option<f64>> {
         let finite: Array1<f64> = losses.iter().copied().filter(|loss| loss.is_finite()).collect();
@@ -166,30 +140,10 @@ impl Estimator {
                 let deviation = finite.std(0.0);
                 (finite.mean().unwrap_or(0.0), if deviation > 0.0 { deviation } else { f64::INFINITY })
             }
-            Shaping::Ranked => return ranks(losses),
         };
         let weight = |loss: f64| ((loss - offset) / scale).is_finite().then(|| (loss - offset) / scale);
         losses.iter().map(|&loss| weight(loss)).collect()
     }
-}
-
-/// The ranks of the finite losses, of mean 0 and (if no two are equal) deviation 1; equal ones share theirs.
-fn ranks(losses: &[f64]) -> Vec<Option<f64>> {
-    let mut order: Vec<usize> = (0..losses.len()).filter(|&index| losses[index].is_finite()).collect();
-    order.sort_by(|&one, &other| losses[one].total_cmp(&losses[other]));
-    let count = order.len() as f64;
-    // The deviation of 0, 1, ..., count - 1.
-    let deviation = ((count * count - 1.0) / 12.0).sqrt();
-    let mut weights = vec![None; losses.len()];
-    let mut rank = 0.0;
-    for equal in order.chunk_by(|&one, &other| losses[one] == losses[other]) {
-        let shared = rank + (equal.len() as f64 - 1.0) / 2.0;
-        rank += equal.len() as f64;
-        for &index in equal {
-            weights[index] = Some(if deviation > 0.0 { (shared - (count - 1.0) / 2.0) / deviation } else { 0.0 });
-        }
-    }
-    weights
 }
 
 /// The squared length of the expected sum of independent parts over the variance of the sum.
@@ -300,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_loss_that_is_not_finite_has_no_part() {
-        for shaping in [Shaping::Difference, Shaping::Standardized, Shaping::Ranked] {
+        for shaping in [Shaping::Difference, Shaping::Standardized] {
             let estimator = Estimator { shaping, ..Estimator::paper(5) };
             let directions = Estimator::paper(5).directions(&[SIGMA; 3], &mut stream(2, Stream::Perturbations));
             let finite = directions.select(Axis(0), &[0, 2, 4]);
@@ -320,58 +274,12 @@ mod tests {
     }
 
     #[test]
-    fn ranks_do_not_see_what_keeps_the_order_and_ties_share_theirs() {
-        let estimator = Estimator { shaping: Shaping::Ranked, ..Estimator::antithetic(16) };
-        let directions = estimator.directions(&[SIGMA; 5], &mut stream(1, Stream::Perturbations));
-        let losses: Vec<f64> = directions.rows().into_iter().map(|row| row.sum().sin()).collect();
-        let bent: Vec<f64> = losses.iter().map(|loss| (3.0 * loss).exp() - 40.0).collect();
-        let [one, two] = [&losses, &bent].map(|losses| estimator.gradient(&directions, losses, 0.0, SIGMA));
-        assert_eq!(one, two);
-        assert!(one.values.iter().any(|value| value.abs() > 1e-3));
-        // Ranks 0, 1.5, 1.5, 3 of mean 1.5, over the deviation of 0, 1, 2, 3.
-        let deviation = 1.25f64.sqrt();
-        let expected = [Some(-1.5 / deviation), Some(0.0), Some(0.0), None, Some(1.5 / deviation)];
-        assert_eq!(ranks(&[-1.0, 7.0, 7.0, f64::NAN, 9.0]), expected);
-        assert_eq!(ranks(&[2.0; 3]), [Some(0.0); 3]);
-        // Any order of equal ones gives the same gradient.
-        let tied: Vec<f64> = losses.iter().map(|loss| loss.round()).collect();
-        let gradient = estimator.gradient(&directions, &tied, 0.0, SIGMA);
-        let order: Vec<usize> = (0..16).rev().collect();
-        let turned: Vec<f64> = order.iter().map(|&row| tied[row]).collect();
-        let other = estimator.gradient(&directions.select(Axis(0), &order), &turned, 0.0, SIGMA);
-        assert!((gradient.values - other.values).iter().all(|difference| difference.abs() < 1e-12));
-    }
-
-    #[test]
     fn every_dimension_has_a_sigma_of_its_own() {
         let sigmas = [0.5, 4.0];
         let directions = Estimator::paper(4000).directions(&sigmas, &mut stream(3, Stream::Perturbations));
         for (column, sigma) in directions.columns().into_iter().zip(sigmas) {
             // The deviation of a sample of N has a standard error of sigma / sqrt(2 N).
             assert!((column.std(0.0) - sigma).abs() < 5.0 * sigma / 8000f64.sqrt(), "{}", column.std(0.0));
-        }
-    }
-
-    #[test]
-    fn sigma_shrinks_along_what_bends_up_and_grows_along_what_bends_down() {
-        // Of a n^2 the expectation of n^2 ((n / sigma)^2 - 1) is 2 sigma^2 a; of one dimension nothing is another's.
-        let (bend, sigmas) = ([0.5, -1.0, 0.0], [1.25, 0.5, 2.0]);
-        let estimator = Estimator::paper(200);
-        let mut rng = stream(5, Stream::Perturbations);
-        let gradients: Vec<Array1<f64>> = (0..400)
-            .map(|_| {
-                let directions = estimator.directions(&sigmas, &mut rng);
-                let loss = |n: ndarray::ArrayView1<f64>| n.iter().zip(bend).map(|(n, a)| a * n * n).sum();
-                let losses: Vec<f64> = directions.rows().into_iter().map(loss).collect();
-                estimator.sigma_gradient(&directions, &losses, 0.0, &sigmas)
-            })
-            .collect();
-        for dim in 0..3 {
-            let values: Array1<f64> = gradients.iter().map(|gradient| gradient[dim]).collect();
-            let (mean, error) = (values.mean().unwrap(), values.std(1.0) / 20.0);
-            let expected = 2.0 * sigmas[dim] * sigmas[dim] * bend[dim];
-            assert!((mean - expected).abs() < 5.0 * error, "{dim}: expected {expected}, got {mean} +- {error}");
-            assert!(error < 0.05, "the sample is too small to tell anything: +- {error}");
         }
     }
 
