@@ -1,12 +1,17 @@
-//! The backbones that a configuration can name, and one type for all of them.
+//! The backbones that a configuration can have, and one type for all of them.
+
+mod settings;
 
 use std::fmt;
 
 use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor};
 use burn::tensor::{Device, Tensor};
-use elastic_layers::backbones::{MobileNetV1, MobileNetV1Config, MobileNetV2, MobileNetV2Config, ResNet, ResNetConfig};
+use elastic_layers::backbones::{MobileNetV1, MobileNetV2, ResNet};
 use elastic_layers::{Backbone, Elastic, SearchSpace, SpaceError};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use settings::comment;
+pub use settings::{BackboneSettings, ScaleSettings, StageSettings};
 
 /// A backbone by its name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,29 +56,12 @@ impl BackboneName {
     /// If the images are not square, or a number is 0, or the space has dimensions of these names.
     pub fn init(
         self,
-        [channels, height, width]: [usize; 3],
+        image: [usize; 3],
         classes: usize,
         space: &mut SearchSpace,
         device: &Device,
     ) -> Result<AnyBackbone, SpaceError> {
-        if height != width {
-            let (expected, found) = ("square ones".into(), format!("{height}x{width}"));
-            return Err(SpaceError::Backbone { what: "images", expected, found });
-        }
-        let v1 = |config: MobileNetV1Config, space| config.init(space, device).map(AnyBackbone::MobileNetV1);
-        let v2 = |config: MobileNetV2Config, space| config.init(space, device).map(AnyBackbone::MobileNetV2);
-        let resnet = |config: ResNetConfig, space| {
-            config.with_images(channels, height).init(space, device).map(AnyBackbone::ResNet)
-        };
-        match self {
-            Self::MobilenetV1 => v1(MobileNetV1Config::imagenet(classes).with_images(channels, height), space),
-            Self::MobilenetV1Small => v1(MobileNetV1Config::small(channels, height, classes), space),
-            Self::MobilenetV2 => v2(MobileNetV2Config::imagenet(classes).with_images(channels, height), space),
-            Self::MobilenetV2Small => v2(MobileNetV2Config::small(channels, height, classes), space),
-            Self::Resnet20 => resnet(ResNetConfig::resnet20(classes), space),
-            Self::Resnet56 => resnet(ResNetConfig::resnet56(classes), space),
-            Self::Resnet50 => resnet(ResNetConfig::resnet50(classes), space),
-        }
+        BackboneSettings::from(self).init(image, classes, space, device)
     }
 }
 
@@ -84,7 +72,7 @@ impl fmt::Display for BackboneName {
     }
 }
 
-/// One of the backbones that have a [`BackboneName`]; made by [`BackboneName::init`].
+/// A backbone of any kind; made by [`BackboneSettings::init`].
 ///
 /// As a module it is the backbone itself. Burn's derive would put the variant's name before the path of every
 /// parameter, and thus into the names in weight files and ONNX files.

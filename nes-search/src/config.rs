@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::backbone::BackboneName;
+use crate::backbone::{self, BackboneSettings};
 use crate::budget::{Budget, Penalty, Phi};
 use crate::data::Augment;
 use crate::estimator::Estimator;
@@ -20,7 +20,7 @@ use crate::train::{SgdSettings, TrainSettings};
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The network whose dimensions are searched.
-    pub backbone: BackboneName,
+    pub backbone: BackboneSettings,
     /// The directory of a data set; the embedded images, if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<PathBuf>,
@@ -121,6 +121,7 @@ impl Config {
         check("seed", self.seed, 0..=i64::MAX as u64 - 1000)?;
         check("threads", self.threads.unwrap_or(1), 1..=1024)?;
         check("evaluation_per_class", self.evaluation_per_class, 1..=1_000_000)?;
+        self.backbone.check()?;
         self.search.check()?;
         self.train.check()?;
         check("bench.seconds", self.bench.seconds, 0.01..=3600.0)?;
@@ -134,6 +135,8 @@ impl Config {
         let mut text = String::from("# Configuration of nes-search. What is left out keeps the value of the preset.\n");
         for line in plain.lines() {
             let name = if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                // An element of a list of tables has two brackets.
+                let header = header.trim_matches(['[', ']']);
                 table = format!("{header}.");
                 header.to_string()
             } else {
@@ -159,8 +162,10 @@ impl Config {
 fn merge(into: &mut Table, from: Table) {
     for (key, value) in from {
         match (into.get_mut(&key), value) {
-            // The tables of an enum's variants exclude each other.
-            (Some(Value::Table(into)), Value::Table(from)) if key != "constraint" => merge(into, from),
+            // The tables of an enum's variants exclude each other, and so do changes to two backbones.
+            (Some(Value::Table(into)), Value::Table(from)) if !["constraint", "backbone"].contains(&key.as_str()) => {
+                merge(into, from)
+            }
             (_, value) => drop(into.insert(key, value)),
         }
     }
@@ -181,7 +186,7 @@ fn sgd() -> SgdSettings {
 
 fn laptop() -> Config {
     Config {
-        backbone: BackboneName::default(),
+        backbone: BackboneSettings::default(),
         data: None,
         image_size: None,
         budget: Budget::Fraction(0.1),
@@ -257,8 +262,16 @@ fn smoke() -> Config {
 
 /// What a field means.
 fn comment(name: &str) -> Option<&'static str> {
+    if let Some(field) = name.strip_prefix("backbone.") {
+        return backbone::comment(field);
+    }
     let text = match name {
-        "backbone" => "The network whose dimensions are searched; `nes-search inspect NAME` shows them.",
+        "backbone" => {
+            "The network whose dimensions are searched: a name (`nes-search inspect NAME` shows them), or a table with it and \
+             changes: name = \"mobilenet-v2-small\", width = 2.0, min_resolution = 16, stem_channels, stem_stride, \
+             head_channels, scales = { min = 0.1, max = 1.5, step = 0.03 }, \
+             stages = [{ channels = 16, blocks = 2, stride = 2, expansion = 6 }, ...]."
+        }
         "data" => {
             "Directory of a data set: IDX files, CIFAR-10 or CIFAR-100 binary files, or folders of images \
              (train/CLASS/*.jpg); without it, the embedded images."

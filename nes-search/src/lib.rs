@@ -16,6 +16,7 @@ mod params;
 mod projection;
 mod resource;
 pub mod rng;
+mod room;
 pub mod search;
 pub mod searchers;
 mod settings;
@@ -25,7 +26,7 @@ mod trainings;
 // Burn's derive of `RecordState` looks for these at the root of the crate that uses it.
 use burn::optim::{RecordState, StateSink, StateSource};
 
-pub use backbone::{AnyBackbone, BackboneName};
+pub use backbone::{AnyBackbone, BackboneName, BackboneSettings, ScaleSettings, StageSettings};
 pub use blueprint::Blueprint;
 pub use budget::{Budget, BudgetError, Penalty, Phi};
 pub use config::{BenchSettings, Config, ConfigError, Preset};
@@ -36,6 +37,7 @@ pub use optimizer::{Nes, NesConfig, NesState};
 pub use params::ArchParams;
 pub use projection::{LEAST_SHARE, Projection, ProjectionError};
 pub use resource::{Bound, BoundError, Count, Counted, Limit, Limits, Resource};
+pub use room::Room;
 pub use search::{Found, Search, SearchError, SearchSettings, Task};
 pub use settings::SettingsError;
 pub use train::{SgdSettings, TrainSettings, Trained, train};

@@ -9,7 +9,7 @@ use nes_search::{Blueprint, Budget, Config, LEAST_SHARE, Preset, Projection, Sea
 fn the_default_search_processes_a_quarter_of_the_images_that_training_the_backbone_takes() {
     let config = Config::preset(Preset::Laptop);
     let data = ImageData::embedded();
-    let backbone = config.backbone;
+    let backbone = config.backbone.clone();
     let blueprint = Blueprint::new([1, 28, 28], move |space, device| backbone.init([1, 28, 28], 10, space, device));
     let blueprint = blueprint.expect("a network");
     let limits = blueprint.limits(Budget::Fraction(0.1), &[]).expect("a cost");

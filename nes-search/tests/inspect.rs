@@ -61,4 +61,37 @@ fn an_architecture_of_another_space_is_refused() {
 #[test]
 fn a_wrong_flag_is_a_usage_error() {
     assert_eq!(inspect(&["mobilenet-v2", "--size", "0", "--classes", "10"]).status.code(), Some(2));
+    assert_eq!(inspect(&["mobilenet-v2", "--size", "28"]).status.code(), Some(2));
+    assert_eq!(inspect(&["--size", "28", "--classes", "10"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_configuration_is_inspected_with_its_own_images_and_budget() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("wide.toml");
+    let text = "budget = \"0.1\"\n[backbone]\nname = \"mobilenet-v2-small\"\nwidth = 2.0\n[backbone.scales]\nmin = 0.1\nstep = 0.03\n";
+    std::fs::write(&path, text).expect("written");
+    let output = inspect(&["--config", &path.to_string_lossy(), "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    // Of the embedded images: 28 pixels, 10 classes.
+    let resolution = report["dimensions"].as_array().expect("a list").first().expect("a dimension").clone();
+    assert_eq!((resolution["name"].as_str(), resolution["base"].as_u64()), (Some("resolution"), Some(28)));
+    let room = &report["smallest_of_budget"];
+    let (full, whole) = (room["full"].as_f64().expect("a share"), room["whole"].as_f64().expect("a share"));
+    assert!((0.03..0.04).contains(&whole) && (0.25..0.26).contains(&full), "{room}");
+
+    let text = String::from_utf8(inspect(&["--config", &path.to_string_lossy()]).stdout).expect("text");
+    assert!(text.contains(&format!("smallest network: {full:.3} of the budget")), "{text}");
+    assert!(!text.contains("warning"), "{text}");
+}
+
+#[test]
+fn little_room_is_warned_of() {
+    let arguments = ["mobilenet-v2-small", "--size", "28", "--classes", "10", "--budget"];
+    let of = |budget| String::from_utf8(inspect(&[arguments.as_slice(), &[budget]].concat()).stdout).expect("text");
+    let crowded = of("0.1");
+    assert!(crowded.contains("smallest network: 0.829 of the budget at full resolution and depth"), "{crowded}");
+    assert!(crowded.contains("warning: above 0.5 there is little to choose"), "{crowded}");
+    assert!(!of("0.5").contains("warning"));
 }

@@ -6,7 +6,7 @@ use elastic_kernels::Activation;
 use serde::{Deserialize, Serialize};
 
 use super::parts::{ConvNorm, conv, depthwise, pooled};
-use super::settings::{Images, Scales, at_least_one};
+use super::settings::{Images, Scales, at_least_one, scaled};
 use crate::{Backbone, Elastic, ElasticLinear, ElasticLinearConfig, ElasticResize, SearchSpace, Size, SpaceError};
 
 /// Configuration of a [`MobileNetV1`] and its search space.
@@ -75,10 +75,9 @@ impl MobileNetV1Config {
     /// and 0.25. They are rounded to whole numbers, at least 1.
     #[must_use]
     pub fn with_width(self, multiplier: f64) -> Self {
-        let scaled = |channels: usize| ((channels as f64 * multiplier).round() as usize).max(1);
         let blocks = self.blocks.iter();
-        let blocks = blocks.map(|block| SeparableBlock { channels: scaled(block.channels), ..*block }).collect();
-        Self { stem_channels: scaled(self.stem_channels), blocks, ..self }
+        let blocks = blocks.map(|block| SeparableBlock { channels: scaled(block.channels, multiplier), ..*block });
+        Self { stem_channels: scaled(self.stem_channels, multiplier), blocks: blocks.collect(), ..self }
     }
 
     /// Adds the dimensions to a space and builds the supernet; in a space that is

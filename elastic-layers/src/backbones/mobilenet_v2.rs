@@ -6,7 +6,7 @@ use elastic_kernels::{Activation, add, fork};
 use serde::{Deserialize, Serialize};
 
 use super::parts::{ConvNorm, conv, depthwise, pooled};
-use super::settings::{Images, Scales, at_least_one};
+use super::settings::{Images, Scales, at_least_one, scaled};
 use crate::{
     Backbone, Elastic, ElasticLinear, ElasticLinearConfig, ElasticResize, ElasticStack, SearchSpace, Size, SpaceError,
     Torchvision,
@@ -97,6 +97,16 @@ impl MobileNetV2Config {
     #[must_use]
     pub fn with_images(self, channels: usize, size: usize) -> Self {
         Self { images: self.images.resized(channels, size), ..self }
+    }
+
+    /// The network with all numbers of channels, those of stem and last convolution too, times a positive number. They
+    /// are rounded to whole numbers, at least 1.
+    #[must_use]
+    pub fn with_width(self, multiplier: f64) -> Self {
+        let scaled = |channels| scaled(channels, multiplier);
+        let stages = self.stages.iter().map(|stage| Stage { channels: scaled(stage.channels), ..*stage }).collect();
+        let (stem_channels, head_channels) = (scaled(self.stem_channels), scaled(self.head_channels));
+        Self { stem_channels, stages, head_channels, ..self }
     }
 
     fn check(&self) -> Result<(), SpaceError> {

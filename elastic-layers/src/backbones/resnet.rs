@@ -7,7 +7,7 @@ use elastic_kernels::{Activation, add_relu, fork};
 use serde::{Deserialize, Serialize};
 
 use super::parts::{ConvNorm, conv, padding, pooled};
-use super::settings::{Images, Scales, at_least_one};
+use super::settings::{Images, Scales, at_least_one, scaled};
 use crate::{
     Backbone, Elastic, ElasticLinear, ElasticLinearConfig, ElasticResize, SearchSpace, Size, SpaceError, Torchvision,
 };
@@ -123,6 +123,20 @@ impl ResNetConfig {
     #[must_use]
     pub fn with_images(self, channels: usize, size: usize) -> Self {
         Self { images: self.images.resized(channels, size), ..self }
+    }
+
+    /// The network with all numbers of channels, the stem's too, times a positive number. They are rounded to whole numbers,
+    /// at least 1.
+    #[must_use]
+    pub fn with_width(self, multiplier: f64) -> Self {
+        let scaled = |channels| scaled(channels, multiplier);
+        let wider = |stage: &ResNetStage| ResNetStage {
+            channels: scaled(stage.channels),
+            middle: scaled(stage.middle),
+            ..*stage
+        };
+        let stages = self.stages.iter().map(wider).collect();
+        Self { stem_channels: scaled(self.stem_channels), stages, ..self }
     }
 
     /// Adds the dimensions to a space and builds the supernet; in a space that is

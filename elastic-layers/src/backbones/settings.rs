@@ -79,6 +79,11 @@ impl Scales {
     }
 }
 
+/// A number of channels times a positive factor, rounded, at least 1.
+pub(super) fn scaled(channels: usize, multiplier: f64) -> usize {
+    ((channels as f64 * multiplier).round() as usize).max(1)
+}
+
 /// Checks that none of a backbone's numbers is 0.
 pub(super) fn at_least_one(what: &'static str, numbers: &[usize]) -> Result<(), SpaceError> {
     if numbers.is_empty() || numbers.contains(&0) {

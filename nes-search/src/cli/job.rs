@@ -13,7 +13,7 @@ use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
 use nes_search::latency::{Adjusted, LatencyTable, MeasuredNetwork};
 use nes_search::search::{CheckpointError, HISTORY, SearchCost, SharedAccuracy, Trial};
 use nes_search::{
-    AnyBackbone, Blueprint, Budget, Config, Found, Limits, Observer, Projection, Search, SearchError, Task,
+    AnyBackbone, Blueprint, Budget, Config, Found, Limits, Observer, Projection, Room, Search, SearchError, Task,
 };
 use serde::{Deserialize, Serialize};
 
@@ -128,9 +128,10 @@ impl Job {
         };
         let [_, channels, height, width] = data.train.shape();
         let (train, evaluation) = data.train.split_per_class(config.evaluation_per_class, config.seed)?;
-        let (backbone, classes, image) = (config.backbone, data.class_names.len(), [channels, height, width]);
+        let (backbone, classes, image) = (config.backbone.clone(), data.class_names.len(), [channels, height, width]);
+        let context = format!("backbone {backbone}");
         let build = move |space: &mut SearchSpace, device: &Device| backbone.init(image, classes, space, device);
-        let blueprint = Blueprint::new(image, build).with_context(|| format!("backbone {backbone}"))?;
+        let blueprint = Blueprint::new(image, build).context(context)?;
         let table = config.latency_table.as_deref().map(LatencyTable::read).transpose()?;
         let limits = blueprint.limits_by(config.budget, &config.bounds, table.as_ref())?;
         let table = table.filter(|_| matches!(config.budget, Budget::Milliseconds(_)));
@@ -149,6 +150,11 @@ impl Job {
             Budget::Milliseconds(_) => (None, Some(most)),
             Budget::Fraction(_) | Budget::Macs(_) => (Some(Macs(most as u64)), None),
         }
+    }
+
+    /// What the smallest networks take of the budget.
+    pub fn room(&self) -> anyhow::Result<Room> {
+        Ok(Room::new(self.blueprint.space(), self.limits.budget())?)
     }
 
     /// The projection onto the budget.

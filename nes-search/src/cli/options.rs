@@ -17,7 +17,7 @@ pub struct ConfigOptions {
     /// A TOML file; `nes-search config` prints one with all fields.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The network whose dimensions are searched.
+    /// The network whose dimensions are searched, unchanged; a file can change it (the table backbone).
     #[arg(long, value_enum, value_name = "NAME")]
     backbone: Option<BackboneName>,
     /// A data set instead of the embedded images: the IDX files of an MNIST-like set, the binary files of CIFAR-10 or
@@ -65,7 +65,9 @@ impl ConfigOptions {
             // A run may be resumed from another working directory.
             *data = fs::canonicalize(&*data).with_context(|| data.display().to_string())?;
         }
-        config.backbone = self.backbone.unwrap_or(config.backbone);
+        if let Some(name) = self.backbone {
+            config.backbone = name.into();
+        }
         config.image_size = self.image_size.or(config.image_size);
         config.budget = self.budget.unwrap_or(config.budget);
         if let Some(table) = &self.latency_table {

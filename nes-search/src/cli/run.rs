@@ -110,7 +110,7 @@ impl Run {
     pub fn run(self) -> anyhow::Result<()> {
         let (directory, job) = self.place.open()?;
         let path = directory.path();
-        note(&format!("{}: {}", path.display(), job.limits));
+        note(&format!("{}: {}\n{}", path.display(), job.limits, job.room()?));
         let terminal = &mut Terminal::new(path)?;
         let search = match job.search(path, terminal)? {
             Some(search) => search,
@@ -144,7 +144,7 @@ impl SearchCommand {
     pub fn run(self) -> anyhow::Result<()> {
         let (directory, job) = self.place.open()?;
         let path = directory.path();
-        note(&format!("{}: {}", path.display(), job.limits));
+        note(&format!("{}: {}\n{}", path.display(), job.limits, job.room()?));
         let search = finished(job.search(path, &mut Terminal::new(path)?)?, "search", &directory)?;
         let found = job.found(path)?;
         if self.json {
