@@ -19,6 +19,7 @@ pub mod search;
 pub mod searchers;
 mod settings;
 mod train;
+mod training_state;
 mod trainings;
 mod workers;
 
@@ -36,5 +37,6 @@ pub use projection::{LEAST_SHARE, Projection, ProjectionError};
 pub use resource::{Bound, BoundError, Count, Counted, Limit, Limits, Resource};
 pub use search::{Found, Search, SearchError, SearchSettings, Task};
 pub use settings::SettingsError;
-pub use train::{SgdSettings, TrainSettings, Trained, train};
+pub use train::{Course, SgdSettings, TrainError, TrainSettings, Trained, train};
+pub use training_state::Checkpoints;
 pub use trainings::{Trainer, Training};
