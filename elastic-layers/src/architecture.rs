@@ -166,7 +166,9 @@ pub enum ArchitectureError {
         found: usize,
     },
     /// A dimension without a grid from its smallest to its largest value.
-    #[error("dimension \"{name}\": expected a step and a smallest value above 0, and base and largest value on the grid")]
+    #[error(
+        "dimension \"{name}\": expected a step and a smallest value above 0, and base and largest value on the grid"
+    )]
     Range {
         /// Name of the dimension.
         name: String,

@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::intern::Interned;
 use crate::architecture::check_value;
+use crate::intern::Interned;
 use crate::{Architecture, ArchitectureError, DimKind, ElasticDim, Size};
 
 /// All dimensions of all spaces.

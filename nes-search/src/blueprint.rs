@@ -22,6 +22,13 @@ pub struct Blueprint<M> {
     blocks: Arc<BlockModel>,
 }
 
+impl<M> Clone for Blueprint<M> {
+    fn clone(&self) -> Self {
+        let Self { build, space, cost, blocks } = self;
+        Self { build: build.clone(), space: space.clone(), cost: cost.clone(), blocks: blocks.clone() }
+    }
+}
+
 impl<M: Backbone + 'static> Blueprint<M> {
     /// A blueprint from the code that adds a backbone's dimensions to a space and builds it, for images of
     /// `[channels, height, width]`.

@@ -3,9 +3,9 @@
 //! All are written beside under a name that begins with [`UNFINISHED`], and renamed. What a killed process leaves has
 //! such a name, and [`remove_unfinished`] takes it away.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::Builder;
 
@@ -28,7 +28,15 @@ pub fn write_quickly(path: &Path, content: &[u8]) -> io::Result<()> {
     persist(path, content, false)
 }
 
+/// Replaces a file, or writes into what is no file: a device or a pipe is never replaced. Links are followed.
 fn persist(path: &Path, content: &[u8], durable: bool) -> io::Result<()> {
+    let path = &target(path)?;
+    match fs::metadata(path) {
+        Ok(there) if there.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+        Ok(there) if !there.is_file() => return OpenOptions::new().write(true).open(path)?.write_all(content),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -41,6 +49,25 @@ fn persist(path: &Path, content: &[u8], durable: bool) -> io::Result<()> {
     }
     file.persist(path).map_err(|error| error.error)?;
     if durable { sync_directory(folder) } else { Ok(()) }
+}
+
+/// The most links that are followed, as Linux does.
+const MAX_LINKS: usize = 40;
+
+/// What a path stands for: the end of its links, which need not be there.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::symlink_metadata(&path) {
+            Ok(there) if there.is_symlink() => {
+                let link = fs::read_link(&path)?;
+                path = path.parent().unwrap_or(Path::new("")).join(link);
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many links"))
 }
 
 /// Writes a directory of files, as [`write()`] does a file. It must not be there yet.
@@ -141,5 +168,33 @@ mod tests {
         fs::write(parent.path().join(".writing-file"), "half").unwrap();
         remove_unfinished(parent.path()).unwrap();
         assert_eq!(names(), ["file"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_one_and_what_is_no_file_is_written_into() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = |name: &str| parent.path().join(name);
+        fs::create_dir(path("elsewhere")).unwrap();
+        fs::write(path("elsewhere/file"), "old").unwrap();
+        for (link, to) in [("link", "elsewhere/file"), ("second", "link"), ("dangling", "elsewhere/new")] {
+            std::os::unix::fs::symlink(to, path(link)).unwrap();
+            write(&path(link), link.as_bytes()).unwrap();
+            assert!(fs::symlink_metadata(path(link)).unwrap().is_symlink(), "{link}");
+            assert_eq!(fs::read_to_string(path(link)).unwrap(), link);
+        }
+        assert_eq!(fs::read_to_string(path("elsewhere/file")).unwrap(), "second");
+        std::os::unix::fs::symlink("round", path("round")).unwrap();
+        assert!(write(&path("round"), b"").is_err());
+        assert!(write(&path("elsewhere"), b"").is_err(), "a directory");
+
+        assert!(std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let pipe = path("pipe");
+            move || fs::read_to_string(pipe).unwrap()
+        });
+        write(&path("pipe"), b"through").unwrap();
+        assert_eq!(reader.join().unwrap(), "through");
+        assert!(!fs::metadata(path("pipe")).unwrap().is_file());
     }
 }

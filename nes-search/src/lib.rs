@@ -20,6 +20,7 @@ pub mod search;
 pub mod searchers;
 mod settings;
 mod train;
+mod training_state;
 mod trainings;
 mod workers;
 
@@ -38,5 +39,6 @@ pub use resource::{Bound, BoundError, Count, Counted, Limit, Limits, Resource};
 pub use room::Room;
 pub use search::{Found, Search, SearchError, SearchSettings, Task};
 pub use settings::SettingsError;
-pub use train::{SgdSettings, TrainSettings, Trained, train};
+pub use train::{Course, SgdSettings, TrainError, TrainSettings, Trained, train};
+pub use training_state::Checkpoints;
 pub use trainings::{Trainer, Training};

@@ -10,6 +10,7 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    cli::keep_ignored_signals();
     // A usage error exits with 2 here.
     match cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,

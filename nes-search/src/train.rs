@@ -1,6 +1,7 @@
 //! Training of weights: one step, its schedule, and whole networks from scratch.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use burn::grad_clipping::GradientClippingConfig;
 use burn::lr_scheduler::LrSchedulerConfig;
@@ -18,10 +19,12 @@ use elastic_layers::kernels::SgdConfig;
 use elastic_layers::{Backbone, recalibrate};
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::CheckpointError;
 use crate::data::{Augment, Batch, DataError, EpochSampler, Feed, ImageSet, Normalization, Plan};
 use crate::observer::{Observer, Progress};
-use crate::rng::{Stream, derived_seed, stream};
+use crate::rng::{Stream, derived_seed};
 use crate::settings::{SettingsError, check};
+use crate::training_state::{Checkpoints, Position, State};
 
 /// Stochastic gradient descent with momentum, warmed up linearly and annealed by a cosine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -166,9 +169,11 @@ pub struct Trained<M> {
     pub loss: f64,
     /// Training images processed.
     pub images: u64,
+    /// The step, counted from 1, whose loss was not a finite number. The training ended there, and the network is of no use.
+    pub diverged: Option<usize>,
 }
 
-/// Trains a network from scratch; nothing, if interrupted. The same seed gives the same weights.
+/// Trains a network from scratch. Returns `None` if interrupted. The same seed gives the same weights.
 ///
 /// # Errors
 /// If an image file cannot be read or decoded.
@@ -184,73 +189,145 @@ pub fn train<M: Backbone>(
     name: &str,
     observer: &mut dyn Observer,
 ) -> Result<Option<Trained<M>>, DataError> {
-    let device = model.devices().first().cloned().unwrap_or_default().autodiff();
-    let mut model = model;
-    let (batch_size, steps) = settings.steps(set.len());
-    let per_epoch = set.len() / batch_size;
-    let mut optimizer = settings.sgd.optimizer();
-    let mut schedule = settings.sgd.schedule(steps);
-    let mut order = EpochSampler::new(set.len(), derived_seed(seed, Stream::TrainingOrder));
-    let mut augmentation = stream(seed, Stream::Augmentation);
-    let plans = (0..steps).map(|_| Plan::next(&mut order, batch_size, &settings.sgd.augment, &mut augmentation));
-    let feed = Feed::new(set, plans, normalization, &device);
-    let mut average = WeightAverage::new(&model, settings.average_decay);
-    let mut recent = 0.0;
-    for (step, data) in feed.enumerate() {
-        if observer.interrupted() {
-            return Ok(None);
-        }
-        let data = data?;
-        let learning_rate = schedule.step();
-        let (stepped, loss) = settings.sgd.step(model, &mut optimizer, learning_rate.base(), data);
-        model = stepped;
-        average.update(&model);
-        recent = if step % per_epoch == 0 { loss } else { recent + (loss - recent) / (step % per_epoch + 1) as f64 };
-        let message = format!("loss {recent:.3}");
-        observer.progress(Progress { phase: name, done: step + 1, total: steps, message });
-    }
-    let plain = device.without_autodiff();
-    let averaged = average.apply(model.valid());
-    let mut error = None;
-    let calibration = calibration_batches(set, normalization, settings, seed, &plain)
-        .map_while(|batch| batch.map_err(|failure| error = Some(failure)).ok());
-    let model = recalibrate(&averaged, calibration, |model, batch| drop(model.forward(batch.images)));
-    match error {
-        Some(error) => Err(error),
-        None => Ok(Some(Trained { model, loss: recent, images: settings.images(set.len()) })),
-    }
+    let course = Course { set, normalization, settings, seed, checkpoints: None };
+    course.train(model, name, observer).map_err(|error| match error {
+        TrainError::Data(error) => error,
+        TrainError::Checkpoint(error) => unreachable!("{error}: no checkpoint was asked for"),
+    })
 }
 
-/// Training images, not augmented, for batch-norm statistics.
-fn calibration_batches(
-    set: &ImageSet,
-    normalization: &Normalization,
-    settings: &TrainSettings,
-    seed: u64,
-    device: &Device,
-) -> impl Iterator<Item = Result<Batch, DataError>> + use<> {
-    let mut order = EpochSampler::new(set.len(), derived_seed(seed, Stream::EvaluationOrder));
-    let batch_size = settings.sgd.batch_size.max(128).min(set.len());
-    let plans = (0..settings.recalibration_batches).map(move |_| Plan::new(order.next_batch(batch_size), None));
-    Feed::new(set, plans, normalization, device)
+/// Why a training ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// An image cannot be had.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A checkpoint cannot be written or used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// What one network is trained on, and how.
+#[derive(Clone, Copy)]
+pub struct Course<'a> {
+    /// Training images.
+    pub set: &'a ImageSet,
+    /// How pixels become numbers.
+    pub normalization: &'a Normalization,
+    /// The recipe.
+    pub settings: &'a TrainSettings,
+    /// Decides order and augmentation.
+    pub seed: u64,
+    /// Where the state is kept, if anywhere. A training goes on from the newest checkpoint there, bit for bit.
+    pub checkpoints: Option<&'a Checkpoints>,
+}
+
+impl Course<'_> {
+    /// Trains a network from scratch, or goes on with that. Returns `None` if interrupted; the state is then kept.
+    ///
+    /// # Errors
+    /// If an image file cannot be read or decoded, or a checkpoint cannot be written or used. The state is kept where an
+    /// image is the reason.
+    ///
+    /// # Panics
+    /// As [`train`].
+    pub fn train<M: Backbone>(
+        &self,
+        model: M,
+        name: &str,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Trained<M>>, TrainError> {
+        let Self { set, settings, .. } = *self;
+        let device = model.devices().first().cloned().unwrap_or_default().autodiff();
+        let (batch_size, steps) = settings.steps(set.len());
+        let per_epoch = set.len() / batch_size;
+        let mut state = State::begin(self, model).resume(self, observer)?;
+        let mut schedule = settings.sgd.schedule(steps);
+        (0..state.position.step).for_each(|_| drop(schedule.step()));
+        if state.position.step == steps {
+            observer.progress(Progress { phase: name, done: steps, total: steps, message: "trained before".into() });
+        }
+        let mut saved = Instant::now();
+        for data in self.batches(&state.position, steps, &device) {
+            let interrupted = observer.interrupted();
+            if interrupted || data.is_err() || self.is_due(saved.elapsed()) {
+                state.save(self)?;
+                saved = Instant::now();
+            }
+            if interrupted {
+                return Ok(None);
+            }
+            let loss;
+            (state, loss) = state.step(self, schedule.step().base(), data?);
+            let done = state.position.step;
+            if !loss.is_finite() {
+                let message = format!("diverged at step {done}");
+                observer.progress(Progress { phase: name, done: steps, total: steps, message });
+                let images = (done * batch_size) as u64;
+                return Ok(Some(Trained { model: state.model.valid(), loss, images, diverged: Some(done) }));
+            }
+            let place = (done - 1) % per_epoch;
+            let recent = &mut state.position.recent_loss;
+            *recent = if place == 0 { loss } else { *recent + (loss - *recent) / (place + 1) as f64 };
+            let message = format!("loss {recent:.3}");
+            observer.progress(Progress { phase: name, done, total: steps, message });
+        }
+        // Whatever becomes of the network now, it need not be trained again.
+        state.save(self)?;
+        let loss = state.position.recent_loss;
+        let model = self.recalibrated(state, &device.without_autodiff())?;
+        Ok(Some(Trained { model, loss, images: settings.images(set.len()), diverged: None }))
+    }
+
+    fn is_due(&self, since: Duration) -> bool {
+        self.checkpoints.is_some_and(|checkpoints| since >= checkpoints.every)
+    }
+
+    /// The batches of all steps to come, drawn from copies of the order and the random state: the feed runs ahead of the
+    /// steps, and a checkpoint has to hold what the steps have come to.
+    fn batches(
+        &self,
+        position: &Position,
+        steps: usize,
+        device: &Device,
+    ) -> impl Iterator<Item = Result<Batch, DataError>> + use<> {
+        let (mut order, mut augmentation) = (position.order.clone(), position.augmentation.clone());
+        let (batch_size, augment) = (self.settings.sgd.batch_size, self.settings.sgd.augment.clone());
+        let left = position.step..steps;
+        let plans = left.map(move |_| Plan::next(&mut order, batch_size, &augment, &mut augmentation));
+        Feed::new(self.set, plans, self.normalization, device)
+    }
+
+    /// The averaged weights with batch-norm statistics of training images that are not augmented.
+    fn recalibrated<M: Backbone>(&self, state: State<M>, device: &Device) -> Result<M, DataError> {
+        let Self { set, settings, seed, .. } = *self;
+        let mut order = EpochSampler::new(set.len(), derived_seed(seed, Stream::EvaluationOrder));
+        let batch_size = settings.sgd.batch_size.max(128).min(set.len());
+        let plans = (0..settings.recalibration_batches).map(move |_| Plan::new(order.next_batch(batch_size), None));
+        let mut error = None;
+        let batches = Feed::new(set, plans, self.normalization, device)
+            .map_while(|batch| batch.map_err(|failure| error = Some(failure)).ok());
+        let averaged = state.average.applied(state.model.valid());
+        let model = recalibrate(&averaged, batches, |model, batch| drop(model.forward(batch.images)));
+        error.map_or(Ok(model), Err)
+    }
 }
 
 /// A running average of weights, which takes out the noise of the last steps.
-struct WeightAverage {
-    decay: f64,
-    steps: i32,
+pub(crate) struct WeightAverage {
     weights: HashMap<ParamId, Tensor<1>>,
 }
 
 impl WeightAverage {
-    fn new<M: Module>(model: &M, decay: f64) -> Self {
-        Self { decay, steps: 0, weights: flat(model) }
+    /// An average that is a model's weights.
+    pub(crate) fn new<M: Module>(model: &M) -> Self {
+        Self { weights: flat(model) }
     }
 
-    fn update<M: Module>(&mut self, model: &M) {
-        self.steps += 1;
+    /// Takes the weights after so many steps into the average.
+    pub(crate) fn update<M: Module>(&mut self, model: &M, decay: f64, steps: usize) {
         // A young average forgets faster, so that initial weights do not stay in it.
-        let decay = self.decay.min(f64::from(self.steps) / f64::from(self.steps + 10));
+        let decay = decay.min(steps as f64 / (steps + 10) as f64);
         for (id, new) in flat(model) {
             if let Some(old) = self.weights.get_mut(&id) {
                 *old = old.clone().mul_scalar(decay) + new.mul_scalar(1.0 - decay);
@@ -258,7 +335,8 @@ impl WeightAverage {
         }
     }
 
-    fn apply<M: Module>(self, model: M) -> M {
+    /// A model with the averaged weights.
+    pub(crate) fn applied<M: Module>(&self, model: M) -> M {
         struct Assign(HashMap<ParamId, Tensor<1>>);
         impl ModuleMapper for Assign {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -268,7 +346,7 @@ impl WeightAverage {
                 }
             }
         }
-        model.map(&mut Assign(self.weights))
+        model.map(&mut Assign(self.weights.clone()))
     }
 }
 

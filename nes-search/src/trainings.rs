@@ -13,7 +13,8 @@ use rayon::ThreadPoolBuilder;
 use crate::Blueprint;
 use crate::data::{DataError, ImageSet, Normalization};
 use crate::observer::{Observer, Progress};
-use crate::train::{TrainSettings, Trained, train};
+use crate::train::{Course, TrainError, TrainSettings, Trained};
+use crate::training_state::Checkpoints;
 
 /// What networks are trained on, and how.
 pub struct Trainer<'a, M> {
@@ -41,20 +42,55 @@ pub struct Training {
 }
 
 impl<M: Backbone + 'static> Trainer<'_, M> {
-    /// Trains networks, and gives each with its index to `done` as soon as it is finished, from its thread. Nothing, if
-    /// interrupted. A network comes out the same on any list of devices of one kind.
+    /// Trains networks, and gives each with its index to `done` as soon as it is finished, from its thread. Returns `None`
+    /// if interrupted. A network comes out the same on any list of devices of one kind.
     ///
     /// # Errors
     /// The first of `done`, or if a network cannot be built or an image file be read; others are then stopped.
     ///
     /// # Panics
-    /// As [`train`].
+    /// As [`train`](crate::train()).
     pub fn train_all<E: From<SpaceError> + From<DataError> + Send>(
         &self,
         phase: &str,
         trainings: &[Training],
         observer: &mut (dyn Observer + Send),
         done: impl Fn(usize, Trained<M>) -> Result<(), E> + Sync,
+    ) -> Result<Option<()>, E> {
+        let failed = |error| match error {
+            TrainError::Data(error) => E::from(error),
+            TrainError::Checkpoint(error) => unreachable!("{error}: no checkpoint was asked for"),
+        };
+        self.all(phase, trainings, &|_| None, observer, &done, &failed)
+    }
+
+    /// As [`train_all`](Self::train_all), with checkpoints: the training of an index goes on from those that
+    /// `checkpoints` gives for it, and keeps its state there. When one is interrupted or fails, all that run keep theirs.
+    ///
+    /// # Errors
+    /// As [`train_all`](Self::train_all), or if a checkpoint cannot be written or used.
+    ///
+    /// # Panics
+    /// As [`train`](crate::train()).
+    pub fn train_all_kept<E: From<SpaceError> + From<TrainError> + Send>(
+        &self,
+        phase: &str,
+        trainings: &[Training],
+        checkpoints: &(dyn Fn(usize) -> Checkpoints + Sync),
+        observer: &mut (dyn Observer + Send),
+        done: impl Fn(usize, Trained<M>) -> Result<(), E> + Sync,
+    ) -> Result<Option<()>, E> {
+        self.all(phase, trainings, &|index| Some(checkpoints(index)), observer, &done, &E::from)
+    }
+
+    fn all<E: From<SpaceError> + Send>(
+        &self,
+        phase: &str,
+        trainings: &[Training],
+        checkpoints: &(dyn Fn(usize) -> Option<Checkpoints> + Sync),
+        observer: &mut (dyn Observer + Send),
+        done: &(dyn Fn(usize, Trained<M>) -> Result<(), E> + Sync),
+        failed: &(dyn Fn(TrainError) -> E + Sync),
     ) -> Result<Option<()>, E> {
         let waiting: Mutex<VecDeque<usize>> = Mutex::new((0..trainings.len()).collect());
         let stop = AtomicBool::new(false);
@@ -65,7 +101,10 @@ impl<M: Backbone + 'static> Trainer<'_, M> {
                 let Training { name, architecture, seed } = &trainings[index];
                 let network = self.blueprint.network(architecture, *seed, &device.clone().autodiff())?;
                 let mut part = Part { overall: &overall, stop: &stop, done: 0 };
-                match train(network, self.set, self.normalization, self.settings, *seed, name, &mut part)? {
+                let checkpoints = checkpoints(index);
+                let Self { set, normalization, settings, .. } = *self;
+                let course = Course { set, normalization, settings, seed: *seed, checkpoints: checkpoints.as_ref() };
+                match course.train(network, name, &mut part).map_err(failed)? {
                     Some(trained) => done(index, trained)?,
                     None => stop.store(true, Ordering::Relaxed),
                 }

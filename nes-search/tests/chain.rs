@@ -40,7 +40,8 @@ fn blueprint() -> Blueprint<MobileNetV2> {
 /// The trained network of a directory.
 fn network(directory: &Path) -> MobileNetV2 {
     let blueprint = blueprint();
-    let architecture: Architecture = serde_json::from_value(json(&directory.join("architecture.json"))).expect("a file");
+    let architecture: Architecture =
+        serde_json::from_value(json(&directory.join("architecture.json"))).expect("a file");
     blueprint.space().check(&architecture).expect("an architecture of the space");
     let bytes = Bytes::from_bytes_vec(fs::read(directory.join("weights.bpk")).expect("weights"));
     let record = ModuleRecord::from_bytes(bytes).expect("a record");
@@ -124,7 +125,8 @@ fn check_summary(out: &Path, table: &str) {
     assert_eq!(summary["training_macs"], 3_u64 * 2_517_208 * 9984);
     let share = search["macs"].as_f64().expect("a number") / (3.0 * 2_517_208.0 * 9984.0);
     assert!(table.contains(&format!("search: {share:.3} of the MACs")), "{share} in: {table}");
-    let seconds = search["seconds"].as_f64().expect("a number") / summary["training_seconds"].as_f64().expect("measured");
+    let seconds =
+        search["seconds"].as_f64().expect("a number") / summary["training_seconds"].as_f64().expect("measured");
     assert!(table.contains(&format!(", {seconds:.3} of the ")), "{seconds} in: {table}");
     let rows = summary["rows"].as_array().expect("rows");
     let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().expect("a name")).collect();

@@ -133,7 +133,10 @@ fn run_on_folders_ends_at_a_damaged_image_and_goes_on_when_it_is_whole() {
     let whole = fs::read(&test_image).unwrap();
     fs::write(&test_image, "damage").unwrap();
     let message = fails(&run, path);
-    assert!(message.contains("red/001.jpg: byte 0: expected the first bytes of a JPEG or PNG image"), "{message}");
+    assert!(
+        message.contains("red/001.jpg: byte 0: expected the first bytes of a JPEG, PNG, WebP or BMP image"),
+        "{message}"
+    );
     let out = path.join("out");
     assert!(out.join("search.json").exists());
     for name in ["training.json", "weights.bpk", "uniform-channel/training.json", "summary.json"] {

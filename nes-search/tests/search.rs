@@ -10,8 +10,8 @@ use nes_search::data::{Augment, ImageData, ImageSet, Normalization};
 use nes_search::search::{Iteration, Length};
 use nes_search::searchers::SearcherName;
 use nes_search::{
-    Blueprint, Budget, Config, Found, LEAST_SHARE, Limits, NesSettings, Observer, Preset, Progress, Search, SearchError,
-    SearchSettings, SgdSettings, Task, TrainSettings,
+    Blueprint, Budget, Config, Found, LEAST_SHARE, Limits, NesSettings, Observer, Preset, Progress, Search,
+    SearchError, SearchSettings, SgdSettings, Task, TrainSettings,
 };
 use tempfile::tempdir;
 
@@ -271,10 +271,7 @@ fn a_checkpoint_of_something_else_is_refused() {
     let message = resume(&settings(), 2);
     assert!(message.ends_with("expected one with seed 2, found seed 1"), "{message}");
     let message = resume(&with_nes(|nes| nes.sigma = 2.0), 1);
-    assert!(
-        message.ends_with("expected one with settings.nes.sigma 2.0, found settings.nes.sigma 1.25"),
-        "{message}"
-    );
+    assert!(message.ends_with("expected one with settings.nes.sigma 2.0, found settings.nes.sigma 1.25"), "{message}");
     let other = SearchSettings { checkpoint_seconds: 1.0, ..settings() };
     assert!(setting.search(&other, 1).resume(path, &mut ()).is_ok(), "checkpoints decide nothing");
 }

@@ -51,12 +51,14 @@ impl Amount {
 }
 
 /// How to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BenchOptions {
     /// Threads that a runtime computes with.
     pub threads: usize,
-    /// Images in one run.
-    pub batch: usize,
+    /// Images in one run: the size of free first axes. `None` for 1, or what the file has.
+    pub batch: Option<usize>,
+    /// Sizes of inputs with free axes, by their names; without a name, of the only input.
+    pub shapes: Vec<(Option<String>, Vec<usize>)>,
     /// Runs before the measurement that are not counted, after the first one; may be none.
     pub warmup: Amount,
     /// Runs that are counted. By time: at least [`MIN_ITERATIONS`] runs.
@@ -74,7 +76,8 @@ impl Default for BenchOptions {
     fn default() -> Self {
         Self {
             threads: 1,
-            batch: 1,
+            batch: None,
+            shapes: Vec::new(),
             warmup: Amount::Time(Duration::from_millis(300)),
             measure: Amount::Time(Duration::from_secs(2)),
             turn: Duration::from_millis(100),
@@ -115,12 +118,30 @@ pub enum BenchError {
         /// The file's.
         found: usize,
     },
-    /// The input has no fixed size besides its batch.
-    #[error("input of `{}`: expected batch first, then axes of fixed size, found {found}", path.display())]
-    InputAxes {
+    /// The input has a free axis besides its batch.
+    #[error(
+        "input `{name}` of `{}`: expected axes of fixed size after the batch, found axis {axis} of free size; give all sizes \
+         with --shape {example}",
+        path.display()
+    )]
+    FreeAxis {
         /// The file.
         path: PathBuf,
-        /// The axis that is free, or that there are no axes.
+        /// The input.
+        name: String,
+        /// The axis, counted from 0.
+        axis: usize,
+        /// What could be given, such as `x=1x3x224x224`.
+        example: String,
+    },
+    /// A shape that was given is of no input.
+    #[error("shapes for `{}`: expected those of its inputs ({expected}), found one for {found}", path.display())]
+    NoSuchInput {
+        /// The file.
+        path: PathBuf,
+        /// The names of the inputs.
+        expected: String,
+        /// The name of the shape.
         found: String,
     },
     /// The input does not fit in memory.
@@ -164,7 +185,7 @@ pub struct Progress<'a> {
 pub type Listener<'a> = Option<&'a mut dyn FnMut(&Progress<'_>)>;
 
 /// Makes a runtime of a file, or of what stands beside it: the runtime, the file, the number of threads. Files alone are
-/// for [`runtime::load`].
+/// for [`runtime::load_any`].
 pub type Loader<'a> = &'a mut dyn FnMut(RuntimeKind, &Path, usize) -> Result<Box<dyn Runtime>, RuntimeError>;
 
 /// Measures one file on one runtime.
@@ -198,15 +219,15 @@ pub fn bench_file(
 ///
 /// # Errors
 ///
-/// [`BenchError::Runtime`] for a file that does not load or run, [`BenchError::FixedBatch`], [`BenchError::InputAxes`]
-/// and [`BenchError::InputTooLarge`] for an input that `options` do not determine, and [`BenchError::Nothing`] where
-/// there are no entries, no images or no runs to measure.
+/// [`BenchError::Runtime`] for a file that does not load or run, [`BenchError::FixedBatch`], [`BenchError::FreeAxis`],
+/// [`BenchError::NoSuchInput`] and [`BenchError::InputTooLarge`] for inputs that `options` do not determine, and
+/// [`BenchError::Nothing`] where there are no entries, no images or no runs to measure.
 pub fn compare(
     entries: &[(&Path, RuntimeKind)],
     options: &BenchOptions,
     listener: Listener<'_>,
 ) -> Result<Vec<BenchReport>, BenchError> {
-    compare_with(entries, options, &mut runtime::load, listener)
+    compare_with(entries, options, &mut runtime::load_any, listener)
 }
 
 /// As [`compare`], with another way to make a runtime of an entry.
@@ -218,25 +239,49 @@ pub fn compare_with(
     entries: &[(&Path, RuntimeKind)],
     options: &BenchOptions,
     loader: Loader<'_>,
-    mut listener: Listener<'_>,
+    listener: Listener<'_>,
 ) -> Result<Vec<BenchReport>, BenchError> {
+    compare_each(entries, options, loader, listener)?.into_iter().collect()
+}
+
+/// As [`compare_with`], with a report or an error for each entry: one that cannot be measured keeps no other from it.
+///
+/// # Errors
+///
+/// [`BenchError::Nothing`] where there are no entries, no images or no runs to measure.
+pub fn compare_each(
+    entries: &[(&Path, RuntimeKind)],
+    options: &BenchOptions,
+    loader: Loader<'_>,
+    mut listener: Listener<'_>,
+) -> Result<Vec<Result<BenchReport, BenchError>>, BenchError> {
     let nothing = [
         ("files", entries.is_empty()),
-        ("batch", options.batch == 0),
+        ("batch", options.batch == Some(0)),
         ("iterations", options.measure == Amount::Iterations(0)),
     ];
     if let Some(&(what, _)) = nothing.iter().find(|(_, nothing)| *nothing) {
         return Err(BenchError::Nothing { what });
     }
-    let mut contestants = Vec::with_capacity(entries.len());
-    for &(path, kind) in entries {
-        contestants.push(Contestant::prepare(path, kind, options, loader, &mut listener)?);
+    let mut prepare =
+        |(path, kind): &(&Path, RuntimeKind)| Contestant::prepare(path, *kind, options, loader, &mut listener);
+    let prepared: Vec<Result<Contestant, BenchError>> = entries.iter().map(&mut prepare).collect();
+    let mut failures: Vec<Option<BenchError>> = Vec::new();
+    let mut contestants = Vec::new();
+    for result in prepared {
+        let failure = result.map(|contestant| contestants.push(contestant)).err();
+        failures.push(failure);
     }
     let watch = Watch::start();
     let start = Instant::now();
-    measure_in_turn(&mut contestants, options, &mut listener)?;
+    measure_in_turn(&mut contestants, options, &mut listener);
     let load = watch.stop(start.elapsed());
-    contestants.into_iter().map(|contestant| contestant.report(options, &load)).collect()
+    let mut reports = contestants.into_iter().map(|contestant| contestant.report(options, &load));
+    let result = |failure: Option<BenchError>| match failure {
+        Some(error) => Some(Err(error)),
+        None => reports.next(),
+    };
+    Ok(failures.into_iter().filter_map(result).collect())
 }
 
 #[cfg(test)]

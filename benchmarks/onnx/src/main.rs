@@ -36,22 +36,35 @@ impl Host for Alone {
     }
 
     fn load(&mut self, kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dyn Runtime>, RuntimeError> {
-        runtime::load(kind, path, threads)
+        runtime::load_any(kind, path, threads)
     }
 }
 
 fn main() -> ExitCode {
     // A usage error exits with 2 here.
-    let result = Cli::parse().bench.run(&mut Alone);
-    // There is nowhere left to say that an output cannot be written.
-    match result {
-        Ok(text) => {
-            let _ = std::io::stdout().lock().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
+    let cli = Cli::parse();
+    if let Some(complaint) = runtime::complaint() {
+        say(&format!("warning: {complaint}"));
+    }
+    let output = match cli.bench.run(&mut Alone) {
+        Ok(output) => output,
         Err(error) => {
-            let _ = writeln!(std::io::stderr().lock(), "onnx-bench: {error}");
+            say(&format!("onnx-bench: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    // There is nowhere left to say that an output cannot be written.
+    let _ = std::io::stdout().lock().write_all(output.text.as_bytes());
+    match output.incomplete {
+        None => ExitCode::SUCCESS,
+        Some(error) => {
+            say(&format!("onnx-bench: {error}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// A line on stderr.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

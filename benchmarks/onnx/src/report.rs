@@ -1,8 +1,11 @@
 //! The figures of a benchmark, as they are written to a file. Names and units of the fields are stable.
 
-use exporters::runtime::RuntimeKind;
+use std::path::Path;
+
+use exporters::runtime::{Element, RuntimeKind};
 use serde::{Deserialize, Serialize};
 
+use crate::latency::BenchError;
 use crate::machine::Machine;
 
 /// What a file costs on a runtime. Times are of one run, that is of a whole batch.
@@ -23,8 +26,11 @@ pub struct BenchReport {
     pub threads: usize,
     /// Images in one run.
     pub batch: usize,
-    /// Shape of the input.
+    /// Shape of the first input.
     pub input_shape: Vec<usize>,
+    /// All inputs.
+    #[serde(default)]
+    pub inputs: Vec<InputReport>,
     /// Time of the very first run, in ms; loading the file is not part of it.
     pub first_ms: f64,
     /// Number of runs that the figures below are of.
@@ -67,6 +73,35 @@ pub struct BenchReport {
     pub samples_ms: Vec<f64>,
 }
 
+/// An input as it was measured with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputReport {
+    /// Its name.
+    pub name: String,
+    /// Its numbers.
+    pub element: Element,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+/// A file that was not measured on a runtime.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BenchFailure {
+    /// The file, as it was named.
+    pub file: String,
+    /// The runtime.
+    pub runtime: RuntimeKind,
+    /// Why.
+    pub reason: String,
+}
+
+impl BenchFailure {
+    /// A failure of a file.
+    pub fn new(file: &Path, runtime: RuntimeKind, error: &BenchError) -> Self {
+        Self { file: file.display().to_string(), runtime, reason: error.to_string() }
+    }
+}
+
 /// The content of a `bench.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BenchFile {
@@ -74,4 +109,7 @@ pub struct BenchFile {
     pub machine: Machine,
     /// One report per file and runtime.
     pub reports: Vec<BenchReport>,
+    /// The files that a runtime could not measure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<BenchFailure>,
 }

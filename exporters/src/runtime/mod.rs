@@ -5,8 +5,8 @@
 //! [`RuntimeKind::Tract`] is compiled in with the feature `tract`. [`RuntimeKind::BurnFlex`] names what Burn itself
 //! computes, where that is compared with the others; it reads no files.
 //!
-//! Inputs are `f32`; outputs are too, or `i64`, which come out as `f32`. Most networks have one of each, for which
-//! [`Runtime::run`] is the short form.
+//! Data for inputs is given as `f32`, and becomes the numbers of the input ([`Element`]); outputs come out as `f32`,
+//! whatever numbers they are of. Most networks have one of each, for which [`Runtime::run`] is the short form.
 //!
 //! ```no_run
 //! use exporters::runtime::{self, Runtime, RuntimeKind};
@@ -145,8 +145,8 @@ pub enum RuntimeError {
         /// Number of outputs.
         outputs: usize,
     },
-    /// The input or the output is not a tensor of `f32`.
-    #[error("{place} of `{}`: expected a tensor of f32, found {found}", path.display())]
+    /// The input or the output is not a tensor of numbers.
+    #[error("{place} of `{}`: expected a tensor of numbers, found {found}", path.display())]
     ElementType {
         /// The file.
         path: PathBuf,
@@ -204,6 +204,43 @@ pub enum RuntimeError {
     },
 }
 
+/// The numbers that an input is of. Data is given as `f32` and rounded to them; of `bool`, what is above 0 is true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "each is named after its numbers")]
+pub enum Element {
+    F16,
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    U8,
+    U16,
+    U32,
+    U64,
+    Bool,
+}
+
+impl Element {
+    /// Whether it has fractions.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F16 | Self::F32 | Self::F64)
+    }
+}
+
+/// An input of a network, as its file declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Its name.
+    pub name: String,
+    /// Its numbers.
+    pub element: Element,
+    /// The sizes of its axes; `None` for an axis of free size, such as a symbolic batch.
+    pub shape: Vec<Option<usize>>,
+}
+
 /// A network that is loaded and ready to run.
 pub trait Runtime: Send + Debug {
     /// Which runtime this is.
@@ -215,25 +252,41 @@ pub trait Runtime: Send + Debug {
     /// What the runtime was told besides the number of threads, for reports.
     fn options(&self) -> &'static str;
 
-    /// Sizes of the axes of every input as the file declares them; `None` for an axis of free size, such as a symbolic
-    /// batch.
-    fn input_shapes(&self) -> &[Vec<Option<usize>>];
+    /// All inputs, in their order.
+    fn inputs(&self) -> &[Input];
 
     /// How many outputs the network has.
     fn outputs(&self) -> usize;
+
+    /// Takes data for all inputs, and makes the inputs' own numbers of it.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::InputCount`] for other than all inputs, [`RuntimeError::InputShape`] where a shape is not that
+    /// of [`Self::inputs`] (a free axis takes any size but 0), and [`RuntimeError::Run`] for whatever the runtime says.
+    fn feed(&mut self, inputs: &[&ArrayD<f32>]) -> Result<(), RuntimeError>;
+
+    /// Computes every output for the data that was [fed](Self::feed) last.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::ElementType`] where an output turns out to be no tensor of numbers, and [`RuntimeError::Run`] for
+    /// whatever the runtime says, or where nothing was fed.
+    fn compute(&mut self) -> Result<Vec<ArrayD<f32>>, RuntimeError>;
 
     /// Computes every output for all inputs.
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::InputCount`] for other than all inputs, [`RuntimeError::InputShape`] where a shape is not that
-    /// of [`Self::input_shapes`] (a free axis takes any size but 0), [`RuntimeError::ElementType`] where an output turns
-    /// out to be neither `f32` nor integers, and [`RuntimeError::Run`] for whatever the runtime says.
-    fn run_all(&mut self, inputs: &[&ArrayD<f32>]) -> Result<Vec<ArrayD<f32>>, RuntimeError>;
+    /// Those of [`Self::feed`] and [`Self::compute`].
+    fn run_all(&mut self, inputs: &[&ArrayD<f32>]) -> Result<Vec<ArrayD<f32>>, RuntimeError> {
+        self.feed(inputs)?;
+        self.compute()
+    }
 
     /// The shape of the first input.
     fn input_shape(&self) -> Vec<Option<usize>> {
-        self.input_shapes().first().cloned().unwrap_or_default()
+        self.inputs().first().map(|input| input.shape.clone()).unwrap_or_default()
     }
 
     /// Computes the first output of a network with one input.
@@ -254,7 +307,7 @@ pub trait Runtime: Send + Debug {
 /// Those of [`load_any`], and [`RuntimeError::Interface`] for other numbers of inputs and outputs.
 pub fn load(kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dyn Runtime>, RuntimeError> {
     let network = load_any(kind, path, threads)?;
-    let (inputs, outputs) = (network.input_shapes().len(), network.outputs());
+    let (inputs, outputs) = (network.inputs().len(), network.outputs());
     if (inputs, outputs) != (1, 1) {
         return Err(RuntimeError::Interface { path: path.to_owned(), inputs, outputs });
     }
@@ -266,7 +319,7 @@ pub fn load(kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dyn Ru
 /// # Errors
 ///
 /// A [`RuntimeError`] for a file that is missing, damaged, unsupported, has no input or no output, or an input that is
-/// not `f32`; for 0 threads; and where ONNX Runtime's library is missing or unusable.
+/// no tensor of numbers; for 0 threads; and where ONNX Runtime's library is missing or unusable.
 pub fn load_any(kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dyn Runtime>, RuntimeError> {
     if threads == 0 {
         return Err(RuntimeError::NoThreads);
@@ -313,17 +366,23 @@ pub fn require(kind: RuntimeKind) -> Result<(), RuntimeError> {
     }
 }
 
+/// Why ONNX Runtime cannot be used, though somebody has a library that is meant for it. Returns `None` where it can be used,
+/// or where there is none.
+pub fn complaint() -> Option<RuntimeError> {
+    require(RuntimeKind::OnnxRuntime).err().filter(|error| matches!(error, RuntimeError::LibraryUnusable { .. }))
+}
+
 /// Checks data against the shapes that a network declares.
 ///
 /// # Errors
 ///
 /// [`RuntimeError::InputCount`] for other than all inputs, [`RuntimeError::InputShape`] where a shape differs; a free axis
 /// (`None`) takes any size but 0.
-pub fn check_inputs(path: &Path, expected: &[Vec<Option<usize>>], found: &[&ArrayD<f32>]) -> Result<(), RuntimeError> {
+pub fn check_inputs(path: &Path, expected: &[Input], found: &[&ArrayD<f32>]) -> Result<(), RuntimeError> {
     if expected.len() != found.len() {
         return Err(RuntimeError::InputCount { path: path.to_owned(), expected: expected.len(), found: found.len() });
     }
-    expected.iter().zip(found).try_for_each(|(expected, found)| check_input_shape(path, expected, found.shape()))
+    expected.iter().zip(found).try_for_each(|(expected, found)| check_input_shape(path, &expected.shape, found.shape()))
 }
 
 fn check_input_shape(path: &Path, expected: &[Option<usize>], found: &[usize]) -> Result<(), RuntimeError> {

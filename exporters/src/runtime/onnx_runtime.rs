@@ -8,22 +8,24 @@ use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use half::f16;
 use ndarray::ArrayD;
 use ort::environment::Environment;
 use ort::ep;
 use ort::logging::LogLevel;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
-use ort::value::{Outlet, TensorElementType, TensorRef};
+use ort::value::{DynValue, Outlet, PrimitiveTensorElementType, Tensor, TensorElementType};
 
-use super::{Runtime, RuntimeError, RuntimeKind, check_inputs, contained};
+use super::{Element, Input, Runtime, RuntimeError, RuntimeKind, check_inputs, contained};
 
 /// A session in ONNX Runtime, on its CPU execution provider.
 pub(super) struct OnnxRuntime {
     path: PathBuf,
     session: Session,
     version: &'static str,
-    input_shapes: Vec<Vec<Option<usize>>>,
+    inputs: Vec<Input>,
+    fed: Vec<DynValue>,
 }
 
 impl Debug for OnnxRuntime {
@@ -49,23 +51,93 @@ impl OnnxRuntime {
             let (inputs, outputs) = (inputs.len(), outputs.len());
             return Err(RuntimeError::Interface { path: path.to_owned(), inputs, outputs });
         }
-        let input_shapes = inputs.iter().map(|input| float_shape(path, input)).collect::<Result<_, _>>()?;
+        let inputs = inputs.iter().map(|outlet| input(path, outlet)).collect::<Result<_, _>>()?;
         for output in outputs {
-            if !matches!(output.dtype().tensor_type(), Some(TensorElementType::Float32 | TensorElementType::Int64)) {
+            if output.dtype().tensor_type().and_then(element_of).is_none() {
                 return Err(element_type(path, "output", output));
             }
         }
-        Ok(Self { path: path.to_owned(), version: &library.version, input_shapes, session })
+        Ok(Self { path: path.to_owned(), version: &library.version, inputs, fed: Vec::new(), session })
     }
 }
 
-/// The shape of a tensor of `f32`; a size that the file leaves free is `None` (ONNX Runtime says -1).
-fn float_shape(path: &Path, input: &Outlet) -> Result<Vec<Option<usize>>, RuntimeError> {
-    match (input.dtype().tensor_type(), input.dtype().tensor_shape()) {
-        (Some(TensorElementType::Float32), Some(shape)) => {
-            Ok(shape.iter().map(|&size| usize::try_from(size).ok()).collect())
+/// What an input is declared as; a size that the file leaves free is `None` (ONNX Runtime says -1).
+fn input(path: &Path, outlet: &Outlet) -> Result<Input, RuntimeError> {
+    let element = outlet.dtype().tensor_type().and_then(element_of);
+    match (element, outlet.dtype().tensor_shape()) {
+        (Some(element), Some(shape)) => {
+            let shape = shape.iter().map(|&size| usize::try_from(size).ok()).collect();
+            Ok(Input { name: outlet.name().to_owned(), element, shape })
         }
-        _ => Err(element_type(path, "input", input)),
+        _ => Err(element_type(path, "input", outlet)),
+    }
+}
+
+fn element_of(found: TensorElementType) -> Option<Element> {
+    Some(match found {
+        TensorElementType::Float16 => Element::F16,
+        TensorElementType::Float32 => Element::F32,
+        TensorElementType::Float64 => Element::F64,
+        TensorElementType::Int8 => Element::I8,
+        TensorElementType::Int16 => Element::I16,
+        TensorElementType::Int32 => Element::I32,
+        TensorElementType::Int64 => Element::I64,
+        TensorElementType::Uint8 => Element::U8,
+        TensorElementType::Uint16 => Element::U16,
+        TensorElementType::Uint32 => Element::U32,
+        TensorElementType::Uint64 => Element::U64,
+        TensorElementType::Bool => Element::Bool,
+        _ => return None,
+    })
+}
+
+/// A tensor of the numbers of an input.
+fn value(element: Element, data: &ArrayD<f32>) -> ort::Result<DynValue> {
+    fn tensor<T>(data: &ArrayD<f32>, number: impl Fn(f32) -> T) -> ort::Result<DynValue>
+    where
+        T: PrimitiveTensorElementType + Debug + Clone + 'static,
+    {
+        let values: Vec<T> = data.iter().map(|value| number(*value)).collect();
+        Tensor::from_array((data.shape().to_vec(), values)).map(Tensor::into_dyn)
+    }
+    match element {
+        Element::F16 => tensor(data, f16::from_f32),
+        Element::F32 => tensor(data, |value| value),
+        Element::F64 => tensor(data, f64::from),
+        Element::I8 => tensor(data, |value| value.round() as i8),
+        Element::I16 => tensor(data, |value| value.round() as i16),
+        Element::I32 => tensor(data, |value| value.round() as i32),
+        Element::I64 => tensor(data, |value| value.round() as i64),
+        Element::U8 => tensor(data, |value| value.round() as u8),
+        Element::U16 => tensor(data, |value| value.round() as u16),
+        Element::U32 => tensor(data, |value| value.round() as u32),
+        Element::U64 => tensor(data, |value| value.round() as u64),
+        Element::Bool => tensor(data, |value| value > 0.0),
+    }
+}
+
+/// The numbers of an output as `f32`, with their shape.
+fn numbers(output: &DynValue, element: Element) -> ort::Result<(Vec<usize>, Vec<f32>)> {
+    fn extract<T>(output: &DynValue, number: impl Fn(&T) -> f32) -> ort::Result<(Vec<usize>, Vec<f32>)>
+    where
+        T: PrimitiveTensorElementType,
+    {
+        let (shape, data) = output.try_extract_tensor::<T>()?;
+        Ok((shape.iter().map(|&size| size.unsigned_abs() as usize).collect(), data.iter().map(number).collect()))
+    }
+    match element {
+        Element::F16 => extract(output, |value: &f16| value.to_f32()),
+        Element::F32 => extract(output, |value: &f32| *value),
+        Element::F64 => extract(output, |value: &f64| *value as f32),
+        Element::I8 => extract(output, |value: &i8| f32::from(*value)),
+        Element::I16 => extract(output, |value: &i16| f32::from(*value)),
+        Element::I32 => extract(output, |value: &i32| *value as f32),
+        Element::I64 => extract(output, |value: &i64| *value as f32),
+        Element::U8 => extract(output, |value: &u8| f32::from(*value)),
+        Element::U16 => extract(output, |value: &u16| f32::from(*value)),
+        Element::U32 => extract(output, |value: &u32| *value as f32),
+        Element::U64 => extract(output, |value: &u64| *value as f32),
+        Element::Bool => extract(output, |value: &bool| f32::from(u8::from(*value))),
     }
 }
 
@@ -100,44 +172,43 @@ impl Runtime for OnnxRuntime {
         "CPU execution provider with arena; all graph optimisations; inter-op threads 1; no spinning"
     }
 
-    fn input_shapes(&self) -> &[Vec<Option<usize>>] {
-        &self.input_shapes
+    fn inputs(&self) -> &[Input] {
+        &self.inputs
     }
 
     fn outputs(&self) -> usize {
         self.session.outputs().len()
     }
 
-    fn run_all(&mut self, inputs: &[&ArrayD<f32>]) -> Result<Vec<ArrayD<f32>>, RuntimeError> {
-        check_inputs(&self.path, &self.input_shapes, inputs)?;
-        let path = &self.path;
-        let run_error = |reason| RuntimeError::Run { runtime: RuntimeKind::OnnxRuntime, path: path.clone(), reason };
-        let failed = |error: ort::Error| run_error(error.to_string());
-        let inputs: Vec<_> = inputs.iter().map(|input| input.as_standard_layout()).collect();
-        let mut views = Vec::new();
-        for input in &inputs {
-            let data = input.as_slice().unwrap_or_default();
-            views.push(SessionInputValue::from(TensorRef::from_array_view((input.shape(), data)).map_err(failed)?));
-        }
+    fn feed(&mut self, inputs: &[&ArrayD<f32>]) -> Result<(), RuntimeError> {
+        check_inputs(&self.path, &self.inputs, inputs)?;
+        let values = self.inputs.iter().zip(inputs).map(|(input, data)| value(input.element, data));
+        self.fed = values.collect::<ort::Result<_>>().map_err(|error| run_error(&self.path, error))?;
+        Ok(())
+    }
+
+    fn compute(&mut self) -> Result<Vec<ArrayD<f32>>, RuntimeError> {
+        let failed = |error: ort::Error| run_error(&self.path, error);
+        let views: Vec<SessionInputValue<'_>> = self.fed.iter().map(SessionInputValue::from).collect();
         let outputs = self.session.run(&views[..]).map_err(failed)?;
         let mut arrays = Vec::new();
         for index in 0..outputs.len() {
             let output = &outputs[index];
-            let (shape, data) = match output.dtype().tensor_type() {
-                Some(TensorElementType::Int64) => {
-                    let (shape, data) = output.try_extract_tensor::<i64>().map_err(failed)?;
-                    (shape, data.iter().map(|value| *value as f32).collect())
-                }
-                _ => {
-                    let (shape, data) = output.try_extract_tensor::<f32>().map_err(failed)?;
-                    (shape, data.to_vec())
-                }
-            };
-            let shape: Vec<usize> = shape.iter().map(|&size| size.unsigned_abs() as usize).collect();
-            arrays.push(ArrayD::from_shape_vec(shape, data).map_err(|error| run_error(error.to_string()))?);
+            let element =
+                output.dtype().tensor_type().and_then(element_of).ok_or_else(|| RuntimeError::ElementType {
+                    path: self.path.clone(),
+                    place: "output",
+                    found: output.dtype().to_string(),
+                })?;
+            let (shape, data) = numbers(output, element).map_err(failed)?;
+            arrays.push(ArrayD::from_shape_vec(shape, data).map_err(|error| run_error(&self.path, error))?);
         }
         Ok(arrays)
     }
+}
+
+fn run_error(path: &Path, reason: impl ToString) -> RuntimeError {
+    RuntimeError::Run { runtime: RuntimeKind::OnnxRuntime, path: path.to_owned(), reason: reason.to_string() }
 }
 
 /// The library, loaded. `ort` allows one environment per process, so it lives as long as the process.

@@ -8,7 +8,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::DimLike;
 
-use super::{Runtime, RuntimeError, RuntimeKind, check_inputs, contained, wire};
+use super::{Element, Input, Runtime, RuntimeError, RuntimeKind, check_inputs, contained, wire};
 
 /// The crate does not tell its version; a test compares this with `Cargo.lock`.
 const VERSION: &str = "0.23.9";
@@ -19,7 +19,8 @@ pub(super) struct Tract {
     path: PathBuf,
     model: InferenceModel,
     /// One: it has one input.
-    input_shapes: Vec<Vec<Option<usize>>>,
+    inputs: Vec<Input>,
+    fed: Option<ArrayD<f32>>,
     plan: Option<(Vec<usize>, Arc<TypedRunnableModel>)>,
 }
 
@@ -50,8 +51,9 @@ impl Tract {
             return Err(load_error("its input has no declared shape".to_owned()));
         }
         let size = |dim: &tract_onnx::tract_hir::infer::DimFact| dim.concretize().and_then(|dim| dim.to_usize().ok());
-        let input_shapes = vec![fact.shape.dims().map(size).collect()];
-        Ok(Self { path: path.to_owned(), input_shapes, model, plan: None })
+        let name = model.node(model.inputs[0].node).name.clone();
+        let inputs = vec![Input { name, element: Element::F32, shape: fact.shape.dims().map(size).collect() }];
+        Ok(Self { path: path.to_owned(), inputs, fed: None, model, plan: None })
     }
 
     /// The plan for inputs of a shape.
@@ -84,22 +86,27 @@ impl Runtime for Tract {
         "optimised for the shape of its input; one thread"
     }
 
-    fn input_shapes(&self) -> &[Vec<Option<usize>>] {
-        &self.input_shapes
+    fn inputs(&self) -> &[Input] {
+        &self.inputs
     }
 
     fn outputs(&self) -> usize {
         1
     }
 
-    fn run_all(&mut self, inputs: &[&ArrayD<f32>]) -> Result<Vec<ArrayD<f32>>, RuntimeError> {
-        check_inputs(&self.path, &self.input_shapes, inputs)?;
+    fn feed(&mut self, inputs: &[&ArrayD<f32>]) -> Result<(), RuntimeError> {
+        check_inputs(&self.path, &self.inputs, inputs)?;
         // There is one, as has been checked.
-        let input = inputs[0];
+        self.fed = Some(inputs[0].as_standard_layout().into_owned());
+        Ok(())
+    }
+
+    fn compute(&mut self) -> Result<Vec<ArrayD<f32>>, RuntimeError> {
         let path = self.path.clone();
         let run_error = |reason| RuntimeError::Run { runtime: RuntimeKind::Tract, path: path.clone(), reason };
+        let input = self.fed.clone().ok_or_else(|| run_error("no data".to_owned()))?;
         let plan = self.plan(input.shape()).map_err(run_error)?;
-        let data = input.as_standard_layout();
+        let data = &input;
         let output = contained(|| {
             let tensor = Tensor::from_shape(input.shape(), data.as_slice().unwrap_or_default());
             let outputs = tensor.and_then(|tensor| plan.run(tvec!(tensor.into())));

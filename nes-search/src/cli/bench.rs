@@ -6,14 +6,15 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::Args;
 use elastic_layers::Backbone;
-use exporters::runtime::{self, Runtime, RuntimeError, RuntimeKind, check_inputs};
+use exporters::runtime::{self, Element, Input, Runtime, RuntimeError, RuntimeKind, check_inputs};
 use ndarray::{ArrayD, IxDyn};
 use nes_search::AnyBackbone;
-use onnx_bench::cli::{BenchArguments, Host};
+use onnx_bench::cli::{BenchArguments, Host, Output};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use super::directory::{ARCHITECTURE, WEIGHTS, config_of};
-use super::job::Job;
+use super::directory::{ARCHITECTURE, WEIGHTS};
+use super::networks::{Networks, is_of_weights};
+use super::progress::complain_of_runtimes;
 
 /// Measures ONNX files, by any exporter, on every runtime that this machine has, and networks of run directories on
 /// Burn's flex backend as well.
@@ -30,7 +31,10 @@ pub struct Bench {
 
 impl Bench {
     pub fn run(&self) -> anyhow::Result<()> {
-        super::print(&self.bench.run(&mut RunDirectories)?)
+        complain_of_runtimes();
+        let Output { text, incomplete } = self.bench.run(&mut RunDirectories)?;
+        super::print(&text)?;
+        incomplete.map_or(Ok(()), |error| Err(error.into()))
     }
 }
 
@@ -49,7 +53,7 @@ impl Host for RunDirectories {
 
     fn has_network(&self, path: &Path) -> bool {
         let directory = directory_of(path);
-        [WEIGHTS, ARCHITECTURE].iter().all(|name| directory.join(name).is_file()) && config_of(directory).is_ok()
+        [WEIGHTS, ARCHITECTURE].iter().all(|name| directory.join(name).is_file()) && is_of_weights(path, directory)
     }
 
     fn load(&mut self, kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dyn Runtime>, RuntimeError> {
@@ -61,7 +65,7 @@ impl Host for RunDirectories {
                     reason: format!("{error:#}"),
                 })?))
             }
-            _ => runtime::load(kind, path, threads),
+            _ => runtime::load_any(kind, path, threads),
         }
     }
 }
@@ -71,7 +75,8 @@ struct Flex {
     path: PathBuf,
     network: AnyBackbone,
     /// One: it has one input.
-    input_shapes: Vec<Vec<Option<usize>>>,
+    inputs: Vec<Input>,
+    fed: Option<ArrayD<f32>>,
     pool: Arc<ThreadPool>,
 }
 
@@ -84,12 +89,13 @@ impl std::fmt::Debug for Flex {
 impl Flex {
     fn load(path: &Path, threads: usize) -> anyhow::Result<Self> {
         let directory = directory_of(path);
-        let job = Job::load(config_of(directory)?)?;
-        let (_, network) = job.network(directory)?;
-        let [_, channels, height, width] = job.data.train.shape();
-        let input_shapes = vec![vec![None, Some(channels), Some(height), Some(width)]];
+        let networks = Networks::of(directory)?;
+        let (_, network) = networks.network(directory)?;
+        let [channels, height, width] = networks.record.image;
+        let shape = vec![None, Some(channels), Some(height), Some(width)];
+        let inputs = vec![Input { name: "images".into(), element: Element::F32, shape }];
         let pool = Arc::new(ThreadPoolBuilder::new().num_threads(threads).build()?);
-        Ok(Self { path: path.to_owned(), network, input_shapes, pool })
+        Ok(Self { path: path.to_owned(), network, inputs, fed: None, pool })
     }
 }
 
@@ -106,19 +112,24 @@ impl Runtime for Flex {
         "the project's kernels, unless ELASTIC_KERNELS=off; a thread pool of its own"
     }
 
-    fn input_shapes(&self) -> &[Vec<Option<usize>>] {
-        &self.input_shapes
+    fn inputs(&self) -> &[Input] {
+        &self.inputs
     }
 
     fn outputs(&self) -> usize {
         1
     }
 
-    fn run_all(&mut self, inputs: &[&ArrayD<f32>]) -> Result<Vec<ArrayD<f32>>, RuntimeError> {
-        check_inputs(&self.path, &self.input_shapes, inputs)?;
+    fn feed(&mut self, inputs: &[&ArrayD<f32>]) -> Result<(), RuntimeError> {
+        check_inputs(&self.path, &self.inputs, inputs)?;
         // There is one, as has been checked.
-        let input = inputs[0];
+        self.fed = Some(inputs[0].clone());
+        Ok(())
+    }
+
+    fn compute(&mut self) -> Result<Vec<ArrayD<f32>>, RuntimeError> {
         let error = |reason| RuntimeError::Run { runtime: RuntimeKind::BurnFlex, path: self.path.clone(), reason };
+        let input = self.fed.as_ref().ok_or_else(|| error("no data".into()))?;
         let data = TensorData::new(input.iter().copied().collect::<Vec<f32>>(), input.shape());
         let output =
             self.pool.install(|| self.network.forward(Tensor::<4>::from_data(data, &Device::default())).into_data());

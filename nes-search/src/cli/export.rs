@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::directory::{MODEL, config_of};
+use super::directory::MODEL;
 use super::job::Job;
+use super::networks::Networks;
+use super::progress::note;
 
 /// Writes a trained network as ONNX, and verifies the file in every runtime.
 #[derive(Args, Debug)]
@@ -28,11 +30,21 @@ pub struct Export {
 
 impl Export {
     pub fn run(self) -> anyhow::Result<()> {
-        let job = Job::load(config_of(&self.directory)?)?;
-        let (model, report) = job.export_directory(&self.directory, self.out.as_deref())?;
+        let networks = Networks::of(&self.directory)?;
+        // The images are needed for numbers in 8 bits alone.
+        let job = match Job::of_directory(&self.directory) {
+            Ok(job) => Some(job),
+            Err(error) if self.int8 => return Err(error),
+            Err(error) => {
+                note(&format!("verified on noise, and not on images: {error:#}"));
+                None
+            }
+        };
+        let images = job.as_ref().map_or_else(|| Ok(networks.noise()), Job::samples)?;
+        let (model, report) = networks.export_directory(&self.directory, &images, self.out.as_deref())?;
         let written = self.out.unwrap_or_else(|| self.directory.join(MODEL));
         super::print(&format!("{report}{}: verified\n", written.display()))?;
-        if self.int8 {
+        if let Some(job) = job.filter(|_| self.int8) {
             let int8 = written.with_extension("int8.onnx");
             let lines = job.export_int8(&model, &written, &int8)?;
             super::print(&format!("{lines}{}: compared\n", int8.display()))?;

@@ -3,32 +3,31 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow, ensure};
-use burn::module::Module;
-use burn::store::ModuleRecord;
-use burn::tensor::Device;
-use elastic_layers::{Architecture, Backbone, ElasticDim, Macs, SearchSpace};
-use exporters::runtime::available;
-use exporters::{OnnxExporter, OnnxModel, Tolerance, VerifyReport, reference};
+use burn::tensor::{Device, Tensor};
+use elastic_layers::{Architecture, ElasticDim, Macs, SearchSpace};
 use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
 use nes_search::latency::{Adjusted, LatencyTable, MeasuredNetwork};
 use nes_search::search::{HISTORY, SearchCost, SharedAccuracy, Trial};
 use nes_search::{
-    AnyBackbone, Blueprint, Budget, Config, Found, LEAST_SHARE, Limits, Observer, Projection, Room, Search, SearchError,
-    Task,
+    AnyBackbone, Blueprint, Budget, Config, Found, LEAST_SHARE, Limits, Observer, Preset, Projection, Room,
+    Search, SearchError, Task,
 };
 use serde::{Deserialize, Serialize};
 
-use super::directory::{ARCHITECTURE, MODEL, SEARCH, TASK, WEIGHTS, read_architecture, read_json_if_there, write_json};
+use super::data_file::DataFile;
+use super::directory::{
+    ARCHITECTURE, CONFIG, SEARCH, TASK, config_of, read_architecture, read_json_if_there, write_json,
+};
 use super::lut::adjusted;
-
-/// How far a runtime's logits may be from Burn's. A logit that moves by the absolute part moves a probability by a
-/// hundred-thousandth of itself, so it matters for no prediction, also where a dead network has logits of nearly 0.
-const TOLERANCE: Tolerance = Tolerance { relative: 1e-4, absolute: 1e-5 };
+use super::networks::{Networks, blueprint};
+use super::progress::note;
 
 /// A configuration with all that it names.
 pub struct Job {
     pub config: Config,
     pub data: ImageData,
+    /// What tells the data from others.
+    pub record: DataFile,
     pub blueprint: Blueprint<AnyBackbone>,
     pub limits: Limits,
     /// What times are predicted by, where the budget is one.
@@ -108,10 +107,66 @@ pub struct TaskFile {
     pub dimensions: Vec<ElasticDim>,
 }
 
+/// The threads to compute with: far more than there are cores only take memory.
+fn threads(config: &Config) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, Into::into);
+    let asked = config.threads.unwrap_or(cores);
+    let most = MOST_THREADS * cores;
+    if asked > most {
+        note(&format!("threads: {asked} were asked for, {most} are used: this machine has {cores} cores"));
+    }
+    asked.min(most)
+}
+
+/// Threads for each core at most.
+const MOST_THREADS: usize = 4;
+
+/// Fits numbers of images that are a preset's own to a set that has fewer.
+fn fit_to(config: &mut Config, train: &ImageSet) {
+    let presets = [Preset::Laptop, Preset::Paper, Preset::Smoke].map(Config::preset);
+    let is_default = |number: fn(&Config) -> usize, found| presets.iter().any(|preset| number(preset) == found);
+    let say = |name: &str, number: &mut usize, most: usize| {
+        if *number > most {
+            note(&format!("{name}: {most} instead of {number}, as the data set is small"));
+            *number = most;
+        }
+    };
+    let classes = train.class_sizes().into_iter().filter(|&size| size > 0);
+    let (smallest, count) = classes.fold((usize::MAX, 0), |(least, count), size| (least.min(size), count + 1));
+    if is_default(|config| config.evaluation_per_class, config.evaluation_per_class) {
+        say("evaluation_per_class", &mut config.evaluation_per_class, (smallest / 5).max(1));
+    }
+    let evaluation = config.evaluation_per_class.saturating_mul(count);
+    if is_default(|config| config.search.evaluation_batch, config.search.evaluation_batch) {
+        say("search.evaluation_batch", &mut config.search.evaluation_batch, evaluation.max(1));
+    }
+    if is_default(|config| config.search.sgd.batch_size, config.search.sgd.batch_size) {
+        say("search.sgd.batch_size", &mut config.search.sgd.batch_size, train.len().saturating_sub(evaluation).max(2));
+    }
+}
+
+/// Says so where a latency table was built for other networks: times of blocks that it does not have are predicted.
+fn check_table(table: &LatencyTable, config: &Config, record: &DataFile, space: &SearchSpace) {
+    let ours = built_for(&config.backbone, record.image, record.classes.len());
+    if !table.space.is_empty() && (table.built_for != ours || table.space != space.hash()) {
+        note(&format!(
+            "warning: the latency table is for {}; here it predicts the times of {ours}, whose blocks it may not have",
+            table.built_for
+        ));
+    }
+}
+
+/// The networks that a table is built for, in words.
+pub fn built_for(backbone: &dyn std::fmt::Display, [channels, height, width]: [usize; 3], classes: usize) -> String {
+    format!("{backbone}, images of {channels}x{height}x{width}, {classes} classes")
+}
+
 impl Job {
-    /// Reads the images, cuts the evaluation split, and builds the backbone.
-    pub fn load(config: Config) -> anyhow::Result<Self> {
-        if let Some(threads) = config.threads {
+    /// Reads the images and looks at all of them, cuts the evaluation split, and builds the backbone. Numbers of images that
+    /// the preset has and the user did not choose are fitted to a small data set.
+    pub fn load(mut config: Config) -> anyhow::Result<Self> {
+        let threads = threads(&config);
+        if config.threads.is_some() {
             // Only the first job of a process can choose.
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("threads")?;
         }
@@ -119,21 +174,37 @@ impl Job {
             Some(directory) => ImageData::open(directory, config.image_size)?,
             None => ImageData::embedded().of_size(config.image_size)?,
         };
-        let [_, channels, height, width] = data.train.shape();
+        let inspected = [data.train.inspect()?, data.test.inspect()?];
+        for (split, inspection) in ["training", "test"].iter().zip(&inspected) {
+            inspection.notes.iter().for_each(|found| note(&format!("{split} images: {found}")));
+        }
+        fit_to(&mut config, &data.train);
         let (train, evaluation) = data.train.split_per_class(config.evaluation_per_class, config.seed)?;
-        let (backbone, classes, image) = (config.backbone.clone(), data.class_names.len(), [channels, height, width]);
-        let context = format!("backbone {backbone}");
-        let build = move |space: &mut SearchSpace, device: &Device| backbone.init(image, classes, space, device);
-        let blueprint = Blueprint::new(image, build).context(context)?;
+        let normalization = Normalization::of(&data.train)?;
+        let record = DataFile::new(&data, &normalization, inspected);
+        let blueprint = blueprint(&config, &record)?;
         let table = config.latency_table.as_deref().map(LatencyTable::read).transpose()?;
+        if let Some(table) = &table {
+            check_table(table, &config, &record, blueprint.space());
+        }
         let limits = blueprint.limits_by(config.budget, &config.bounds, table.as_ref())?;
         let table = table.filter(|_| matches!(config.budget, Budget::Milliseconds(_)));
-        let normalization = Normalization::of(&data.train)?;
-        let threads = config.threads.or_else(|| std::thread::available_parallelism().ok().map(Into::into)).unwrap_or(1);
         let devices = vec![Device::default(); threads];
-        let job = Self { config, data, blueprint, limits, table, train, evaluation, normalization, devices };
+        let job = Self { config, data, record, blueprint, limits, table, train, evaluation, normalization, devices };
         job.projection()?;
         Ok(job)
+    }
+
+    /// The job of a run directory, on the data that its networks were trained on.
+    pub fn of_directory(directory: &Path) -> anyhow::Result<Self> {
+        let job = Self::load(config_of(directory)?)?;
+        DataFile::of(directory)?.check(&job.record)?;
+        Ok(job)
+    }
+
+    /// Checks what the steps of a command need that are not begun yet, before the first long one.
+    pub fn check_steps(&self) -> anyhow::Result<()> {
+        self.new_search().map(drop)
     }
 
     /// R_t in MACs or in milliseconds.
@@ -159,12 +230,14 @@ impl Job {
     /// interrupted.
     pub fn search(&self, directory: &Path, observer: &mut (dyn Observer + Send)) -> anyhow::Result<Option<SearchFile>> {
         if let Some(file) = read_json_if_there(&directory.join(SEARCH))? {
+            self.check_task(directory)?;
             return Ok(Some(file));
         }
         if directory.join(ARCHITECTURE).exists() && !directory.join(HISTORY).exists() {
             // A search would replace the architecture that somebody trains here.
             return Err(anyhow!("{}: expected a directory of run or search, found one of train", directory.display()));
         }
+        self.check_task(directory)?;
         write_json(&directory.join(TASK), &self.task_file())?;
         let mut search = match self.new_search()?.resume(directory, observer) {
             // Interrupted before the first checkpoint, or new.
@@ -212,6 +285,25 @@ impl Job {
         }
     }
 
+    /// Refuses a directory whose search had another budget or another space: its configuration was changed.
+    fn check_task(&self, directory: &Path) -> anyhow::Result<()> {
+        let path = directory.join(TASK);
+        let Some(found) = read_json_if_there::<TaskFile>(&path)? else { return Ok(()) };
+        let expected = self.task_file();
+        let budget = |task: &TaskFile| match (task.budget_macs, task.budget_ms) {
+            (Some(macs), _) => format!("a budget of {} MACs", macs.0),
+            (None, ms) => format!("a budget of {} ms", ms.unwrap_or(f64::NAN)),
+        };
+        let (ours, began) = (budget(&expected), budget(&found));
+        ensure!(ours == began, "{}: expected {ours}, as {CONFIG} says, found a search with {began}", path.display());
+        ensure!(
+            expected.dimensions == found.dimensions,
+            "{}: expected the search space of {CONFIG} and the data, found another one",
+            path.display()
+        );
+        Ok(())
+    }
+
     fn task_file(&self) -> TaskFile {
         let (budget_macs, budget_ms) = self.budget();
         let dimensions = self.blueprint.space().dims().iter().map(|dim| (*dim).clone()).collect();
@@ -236,69 +328,20 @@ impl Job {
         Ok(Search::new(self.task(), &self.config.search, self.config.seed)?)
     }
 
-    /// The network in a directory: its architecture with its weights.
-    pub fn network(&self, directory: &Path) -> anyhow::Result<(Architecture, AnyBackbone)> {
-        let architecture = read_architecture(self.blueprint.space(), &directory.join(ARCHITECTURE))?;
-        let path = directory.join(WEIGHTS);
-        let network = self.blueprint.network(&architecture, self.config.seed, &self.devices[0])?;
-        let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        let network = ModuleRecord::from_bytes(burn::tensor::Bytes::from_bytes_vec(bytes))
-            .and_then(|record| network.try_load_record(record))
-            .map_err(|error| anyhow!("{}: expected weights of {architecture}: {error}", path.display()))?;
-        Ok((architecture, network))
+    /// The networks of this job.
+    pub fn networks(&self) -> Networks {
+        let (config, record) = (self.config.clone(), self.record.clone());
+        Networks { config, record, blueprint: self.blueprint.clone() }
     }
 
-    /// A network as ONNX.
-    pub fn onnx(&self, architecture: &Architecture, network: &AnyBackbone) -> anyhow::Result<OnnxModel> {
-        let [_, channels, height, width] = self.data.train.shape();
-        let forward = |model: &AnyBackbone, images| model.forward(images);
-        let model = OnnxExporter::new([2, channels, height, width])
-            .with_names(["images"], ["logits"])
-            .with_metadata("architecture", serde_json::to_string(architecture)?)
-            .with_metadata("classes", serde_json::to_string(&self.data.class_names)?)
-            .with_metadata("normalization", serde_json::to_string(&self.normalization)?)
-            .with_doc("Images are bytes / 255, less the mean, over the standard deviation of their channel.")
-            .export(network, forward)?;
-        Ok(model)
-    }
-
-    /// Writes a network as ONNX, and runs the file in every runtime on images of the evaluation split. A file that does not
-    /// agree with Burn does not take its place.
-    pub fn export(
-        &self,
-        architecture: &Architecture,
-        network: &AnyBackbone,
-        path: &Path,
-    ) -> anyhow::Result<(OnnxModel, VerifyReport)> {
-        let model = self.onnx(architecture, network)?;
-        let sizes = [1, 7];
-        let references = sizes
-            .iter()
-            .flat_map(|&size| batches(&self.evaluation, size).take(21 / size))
-            .map(|indices| {
-                let images = batch(&self.evaluation, &indices, &self.normalization, None, &self.devices[0])?.images;
-                Ok(reference(images.clone(), network.forward(images)))
-            })
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let report = model.save_checked(path, |beside| {
-            let report = model.verify(beside, &references, &available(), TOLERANCE);
-            ensure!(report.passed(), "{}: does not agree with Burn, and is not written:\n{report}", path.display());
-            Ok(report)
-        })?;
-        Ok((model, report))
-    }
-
-    /// Exports the trained network of a directory, beside its weights if no other file is named.
-    pub fn export_directory(&self, directory: &Path, out: Option<&Path>) -> anyhow::Result<(OnnxModel, VerifyReport)> {
-        let (architecture, network) = self.network(directory)?;
-        let beside = directory.join(MODEL);
-        self.export(&architecture, &network, out.unwrap_or(&beside))
-    }
-
-    /// Exports an architecture with initial weights.
-    pub fn export_untrained(&self, architecture: &Architecture, path: &Path) -> anyhow::Result<()> {
-        let network = self.blueprint.network(architecture, self.config.seed, &self.devices[0])?;
-        self.export(architecture, &network, path).map(drop)
+    /// Images of the evaluation split in batches of 1 and 7.
+    pub fn samples(&self) -> anyhow::Result<Vec<Tensor<4>>> {
+        let sizes = [1, 7].into_iter();
+        let places = sizes.flat_map(|size| batches(&self.evaluation, size).take(21 / size));
+        let images = |places: Vec<usize>| {
+            Ok(batch(&self.evaluation, &places, &self.normalization, None, &self.devices[0])?.images)
+        };
+        places.map(images).collect()
     }
 
     /// The architecture that a finished search put into a directory.

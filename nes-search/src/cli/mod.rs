@@ -2,6 +2,8 @@
 
 mod bench;
 mod compare;
+mod comparison;
+mod data_file;
 mod directory;
 mod export;
 mod fidelity;
@@ -9,6 +11,7 @@ mod inspect;
 mod int8;
 mod job;
 mod lut;
+mod networks;
 mod options;
 mod progress;
 mod run;
@@ -17,6 +20,8 @@ mod training;
 mod watch;
 
 use std::io::Write;
+
+pub use progress::keep_ignored_signals;
 
 use clap::{Args, Parser, Subcommand};
 use nes_search::{Config, Preset};

@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use clap::Args;
 use nes_search::searchers::SearcherName;
 use nes_search::{BackboneName, Bound, Budget, Config, Preset};
+
+use super::directory::read_text;
 
 /// Where the configuration comes from: a preset, a file over it, flags over that.
 #[derive(Args, Debug)]
@@ -63,7 +65,7 @@ impl ConfigOptions {
         }
         if let Some(data) = &mut config.data {
             // A run may be resumed from another working directory.
-            *data = fs::canonicalize(&*data).with_context(|| data.display().to_string())?;
+            *data = absolute("data", data)?;
         }
         if let Some(name) = self.backbone {
             config.backbone = name.into();
@@ -74,7 +76,7 @@ impl ConfigOptions {
             config.latency_table = Some(table.clone());
         }
         if let Some(table) = &mut config.latency_table {
-            *table = fs::canonicalize(&*table).with_context(|| table.display().to_string())?;
+            *table = absolute("latency_table", table)?;
         }
         if !self.bounds.is_empty() {
             config.bounds.clone_from(&self.bounds);
@@ -88,10 +90,17 @@ impl ConfigOptions {
     }
 }
 
+/// The whole path of something that is there. A configuration can hold no path but in UTF-8.
+fn absolute(name: &str, path: &Path) -> anyhow::Result<PathBuf> {
+    let path = fs::canonicalize(path).with_context(|| path.display().to_string())?;
+    ensure!(path.to_str().is_some(), "{name}: expected a path in UTF-8, found {}", path.display());
+    Ok(path)
+}
+
 /// Reads a configuration file.
 pub fn read_config(preset: Preset, path: &Path) -> anyhow::Result<Config> {
     let at = || path.display().to_string();
-    let text = fs::read_to_string(path).with_context(at)?;
+    let text = read_text(path).with_context(at)?;
     // The parser's message has lines of its own.
     Config::from_toml(preset, &text).map_err(|error| anyhow!("{}: {error}", at()))
 }

@@ -143,8 +143,39 @@ impl Observer for Terminal {
     }
 }
 
+/// Says once why ONNX Runtime cannot be used, where somebody meant it to be.
+pub fn complain_of_runtimes() {
+    if let Some(complaint) = exporters::runtime::complaint() {
+        note(&format!("warning: {complaint}"));
+    }
+}
+
 /// A line on stderr.
 pub fn note(text: &str) {
     // There is nowhere left to say that stderr cannot be written.
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
+
+/// Keeps signals ignored that are ignored now, as `nohup` leaves SIGHUP: no thread that begins later gets them.
+///
+/// A handler would replace what `nohup` asked for. Has to be called before there is a second thread.
+#[cfg(unix)]
+pub fn keep_ignored_signals() {
+    use nix::sys::signal::{SigSet, Signal};
+
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let mut blocked = SigSet::empty();
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+        if ignored >> (signal as i32 - 1) & 1 == 1 {
+            blocked.add(signal);
+        }
+    }
+    // Without it the command ends at such a signal, with everything kept.
+    let _ = blocked.thread_block();
+}
+
+/// Only Unix has them.
+#[cfg(not(unix))]
+pub fn keep_ignored_signals() {}

@@ -1,22 +1,18 @@
 //! The main job and its parts.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
-use exporters::runtime::{RuntimeKind, available};
-use nes_search::{Observer, Progress, Projection, baselines};
-use onnx_bench::latency::{Amount, BenchOptions, compare};
-use onnx_bench::machine::Machine;
-use onnx_bench::report::{BenchFile, BenchReport};
+use nes_search::{Projection, baselines};
 
-use super::directory::{BENCH, MODEL, RunDirectory, SUMMARY, read_architecture, write_json};
+use super::comparison::{Compared, complete, export_and_measure, summary};
+use super::data_file::DataFile;
+use super::directory::{ARCHITECTURE, DATA, RunDirectory, SUMMARY, read_architecture, write_json};
 use super::job::{Job, SearchFile};
 use super::options::ConfigOptions;
-use super::progress::{Terminal, note};
-use super::summary::{RUNTIME, Row, Summary, report_of};
-use super::training::{Network, TrainingFile};
+use super::progress::{Terminal, complain_of_runtimes, note};
+use super::training::{Network, TrainingRun, kept};
 
 /// The main job: searches, trains what was found and two uniform rescalings of the same budget from scratch, exports
 /// and measures them, and compares.
@@ -86,30 +82,42 @@ pub struct Place {
 }
 
 impl Place {
-    /// The directory, and the job to do in it. A new directory is made last, when nothing else can be wrong.
-    fn open(self) -> anyhow::Result<(RunDirectory, Job)> {
+    /// The directory, and the job to do in it. A new directory is made last, when nothing else can be wrong; `check` says
+    /// what else that is.
+    fn open(self, check: impl FnOnce(&Job) -> anyhow::Result<()>) -> anyhow::Result<(RunDirectory, Job)> {
         if let Some(path) = &self.resume {
             let (directory, config) = RunDirectory::resume(path)?;
-            return Ok((directory, Job::load(config)?));
+            let job = Job::load(config)?;
+            if path.join(DATA).exists() {
+                DataFile::of(path)?.check(&job.record)?;
+            } else {
+                write_json(&path.join(DATA), &job.record)?;
+            }
+            return Ok((directory, job));
+        }
+        if let Some(out) = &self.out {
+            RunDirectory::check(out, self.overwrite)?;
         }
         let job = Job::load(self.options.effective()?)?;
-        let directory = RunDirectory::create(self.out, self.overwrite, &job.config)?;
+        check(&job)?;
+        let directory = RunDirectory::create(self.out, self.overwrite, &job.config, Some(&job.record))?;
         Ok((directory, job))
     }
 }
 
 /// The result of a part that can be interrupted.
-fn finished<T>(part: Option<T>, command: &str, directory: &RunDirectory) -> anyhow::Result<T> {
+fn finished<T>(part: Option<T>, kept: &str, command: &str, path: &Path) -> anyhow::Result<T> {
     match part {
         Some(result) => Ok(result),
-        None => bail!("interrupted; go on with: nes-search {command} --resume {}", directory.path().display()),
+        None => bail!("interrupted; go on with: nes-search {command} --resume {}; kept: {kept}", path.display()),
     }
 }
 
 impl Run {
     pub fn run(self) -> anyhow::Result<()> {
-        let (directory, job) = self.place.open()?;
+        let (directory, job) = self.place.open(Job::check_steps)?;
         let path = directory.path();
+        complain_of_runtimes();
         note(&format!("{}: {}\n{}", path.display(), job.limits, job.room()?));
         let terminal = &mut Terminal::new(path)?;
         let search = match job.search(path, terminal)? {
@@ -122,31 +130,36 @@ impl Run {
         };
         let training_seconds = job.task().training_seconds(terminal)?;
         let networks = networks(&job, path, &search)?;
-        let trainings = finished(job.train(&networks, terminal)?, "run", &directory)?;
+        let trainings = job.train(&networks, terminal)?;
+        let trainings = finished(trainings, &kept(&networks)?, "run", path)?;
         let backbone = untrained_backbone(&job, path);
-        let bench = export_and_measure(&job, path, &networks, &backbone, terminal)?;
-        let bench = finished(bench, "run", &directory)?;
-        let trainings = trainings.into_iter().chain([TrainingFile::default()]);
-        let networks: Vec<_> = networks.into_iter().chain([backbone]).zip(trainings).collect();
-        let summary = summary(&job, &search, training_seconds, &networks, &bench)?;
+        let networks: Vec<_> = networks.into_iter().chain([backbone]).collect();
+        let trainings = trainings.into_iter().map(Some).chain([None]);
+        let mut compared: Vec<Compared> = networks.into_iter().zip(trainings).map(Compared::new).collect();
+        let bench = export_and_measure(&job, path, &mut compared, terminal)?;
+        let bench = finished(bench, "all trainings", "run", path)?;
+        let summary = summary(&job, &search, training_seconds, &compared, &bench)?;
         write_json(&path.join(SUMMARY), &summary)?;
         if self.json {
-            return super::print_json(&summary);
+            super::print_json(&summary)?;
+            return complete(&compared);
         }
         let measured = match (&search.measured, &job.table) {
             (Some(measured), Some(table)) => format!("found, at the end of its search: {}", measured.line(table)),
             _ => String::new(),
         };
-        super::print(&format!("{}\n{measured}results in {}\n", summary.table(&bench)?, path.display()))
+        super::print(&format!("{}\n{measured}results in {}\n", summary.table(&bench)?, path.display()))?;
+        complete(&compared)
     }
 }
 
 impl SearchCommand {
     pub fn run(self) -> anyhow::Result<()> {
-        let (directory, job) = self.place.open()?;
+        let (directory, job) = self.place.open(Job::check_steps)?;
         let path = directory.path();
         note(&format!("{}: {}\n{}", path.display(), job.limits, job.room()?));
-        let search = finished(job.search(path, &mut Terminal::new(path)?)?, "search", &directory)?;
+        let search = job.search(path, &mut Terminal::new(path)?)?;
+        let search = finished(search, "the state of the search", "search", path)?;
         let found = job.found(path)?;
         if self.json {
             return super::print_json(&found);
@@ -176,28 +189,30 @@ impl SearchCommand {
 
 impl Train {
     pub fn run(self) -> anyhow::Result<()> {
-        let (directory, job) = match &self.architecture {
-            // Read before a directory is made for it.
-            Some(file) => {
-                let job = Job::load(self.place.options.effective()?)?;
-                let architecture = read_architecture(job.blueprint.space(), file)?;
-                let directory = RunDirectory::create(self.place.out, self.place.overwrite, &job.config)?;
-                write_json(&directory.path().join(super::directory::ARCHITECTURE), &architecture)?;
-                (directory, job)
-            }
-            None => self.place.open()?,
-        };
+        // Read before a directory is made for it.
+        let mut architecture = None;
+        let (directory, job) = self.place.open(|job| {
+            let file = self.architecture.as_deref();
+            architecture = file.map(|file| read_architecture(job.blueprint.space(), file)).transpose()?;
+            Ok(())
+        })?;
         let path = directory.path();
-        let network = Network { name: "network", architecture: job.found(path)?, directory: path.into() };
-        let files = finished(job.train(&[network], &mut Terminal::new(path)?)?, "train", &directory)?;
+        if let Some(architecture) = architecture {
+            write_json(&path.join(ARCHITECTURE), &architecture)?;
+        }
+        let networks = [Network { name: "network", architecture: job.found(path)?, directory: path.into() }];
+        let files = job.train(&networks, &mut Terminal::new(path)?)?;
+        let files = finished(files, &kept(&networks)?, "train", path)?;
         if self.json {
-            return super::print_json(&files[0]);
+            super::print_json(&files[0])?;
+        } else {
+            let lines: String = files[0].runs.iter().map(TrainingRun::line).collect();
+            super::print(&format!("{lines}results in {}\n", path.display()))?;
         }
-        let mut text = String::new();
-        for run in &files[0].runs {
-            text += &format!("seed {}: test accuracy {:.2} %, loss {:.4}\n", run.seed, run.accuracy * 100.0, run.loss);
+        match files[0].runs.iter().find(|run| run.failed()) {
+            Some(run) => bail!("{}", run.line().trim_end()),
+            None => Ok(()),
         }
-        super::print(&format!("{text}results in {}\n", path.display()))
     }
 }
 
@@ -222,92 +237,4 @@ fn networks(job: &Job, path: &Path, search: &SearchFile) -> anyhow::Result<Vec<N
 fn untrained_backbone(job: &Job, path: &Path) -> Network {
     let name = "backbone";
     Network { name, architecture: job.blueprint.space().base(), directory: path.join(name) }
-}
-
-/// Exports and verifies every network, and measures the files in turn; nothing, if interrupted.
-fn export_and_measure(
-    job: &Job,
-    path: &Path,
-    networks: &[Network],
-    backbone: &Network,
-    terminal: &mut Terminal,
-) -> anyhow::Result<Option<BenchFile>> {
-    let total = networks.len() + 1;
-    for (index, network) in networks.iter().enumerate() {
-        if terminal.interrupted() {
-            return Ok(None);
-        }
-        job.export_directory(&network.directory, None)?;
-        terminal.progress(Progress { phase: "export", done: index + 1, total, message: "verified".into() });
-    }
-    std::fs::create_dir_all(&backbone.directory).with_context(|| backbone.directory.display().to_string())?;
-    job.export_untrained(&backbone.architecture, &backbone.directory.join(MODEL))?;
-    terminal.progress(Progress { phase: "export", done: total, total, message: "verified".into() });
-    let options = BenchOptions {
-        threads: job.config.bench.threads,
-        measure: Amount::Time(Duration::from_secs_f64(job.config.bench.seconds)),
-        ..BenchOptions::default()
-    };
-    let files: Vec<PathBuf> = networks.iter().chain([backbone]).map(|network| network.directory.join(MODEL)).collect();
-    let runtimes = available();
-    let mut reports: Vec<BenchReport> = Vec::new();
-    for (index, &runtime) in runtimes.iter().enumerate() {
-        if terminal.interrupted() {
-            return Ok(None);
-        }
-        let entries: Vec<(&Path, RuntimeKind)> = files.iter().map(|file| (file.as_path(), runtime)).collect();
-        reports.extend(compare(&entries, &options, None)?);
-        let (done, total) = (index + 1, runtimes.len());
-        terminal.progress(Progress { phase: "bench", done, total, message: runtime.to_string() });
-    }
-    for report in &mut reports {
-        // Named from the run directory, which may be moved.
-        if let Ok(name) = Path::new(&report.file).strip_prefix(path) {
-            report.file = name.to_string_lossy().replace('\\', "/");
-        }
-    }
-    let bench = BenchFile { machine: Machine::describe(), reports };
-    write_json(&path.join(BENCH), &bench)?;
-    Ok(Some(bench))
-}
-
-fn summary(
-    job: &Job,
-    search: &SearchFile,
-    training_seconds: Option<f64>,
-    networks: &[(Network, TrainingFile)],
-    bench: &BenchFile,
-) -> anyhow::Result<Summary> {
-    let seeds: Vec<u64> = job.config.training_seeds().collect();
-    let limits = job.limits_of(search);
-    let mut rows = Vec::new();
-    for (network, training) in networks {
-        let cost = job.blueprint.cost().cost(&network.architecture)?;
-        let Some(report) = report_of(bench, network.name, RUNTIME) else {
-            bail!("bench.json: expected a report of {} on {RUNTIME}, found none", network.name)
-        };
-        let of_seed = |seed: &u64| training.runs.iter().find(|run| run.seed == *seed).map(|run| run.accuracy);
-        rows.push(Row {
-            name: network.name.into(),
-            macs: cost.macs,
-            of_budget: limits.budget().ratio(&network.architecture)?,
-            parameters: cost.parameters,
-            accuracy: seeds.iter().filter_map(of_seed).collect(),
-            onnx_p50_ms: report.p50_ms,
-            onnx_p90_ms: report.p90_ms,
-        });
-    }
-    let (budget_macs, budget_ms) = job.budget();
-    let training_images = job.config.train.images(job.data.train.len());
-    Ok(Summary {
-        budget_macs,
-        budget_ms,
-        seeds,
-        search: search.cost,
-        training_images,
-        training_macs: search.training_macs,
-        training_seconds,
-        onnx_runtime: RUNTIME,
-        rows,
-    })
 }

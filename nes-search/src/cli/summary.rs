@@ -48,10 +48,15 @@ pub struct Row {
     /// The share of the budget that it takes.
     pub of_budget: f64,
     pub parameters: u64,
-    /// Share of the test images classified rightly, one for each seed; none, if it was not trained.
-    pub accuracy: Vec<f64>,
-    pub onnx_p50_ms: f64,
-    pub onnx_p90_ms: f64,
+    /// Share of the test images classified rightly, one for each seed, `null` where the training diverged; none, if it was
+    /// not trained.
+    pub accuracy: Vec<Option<f64>>,
+    /// None, if the file could not be made or measured.
+    pub onnx_p50_ms: Option<f64>,
+    pub onnx_p90_ms: Option<f64>,
+    /// What is wrong with the network, such as "seed 1: diverged at step 12".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 impl Summary {
@@ -110,6 +115,9 @@ impl Summary {
             bench.reports.first().map_or(1, |report| report.threads),
             bench.machine.cpu
         )?;
+        for (row, problem) in self.rows.iter().filter_map(|row| Some((row, row.problem.as_ref()?))) {
+            writeln!(text, "{}: {problem}", row.name)?;
+        }
         for report in bench.reports.iter().filter(|report| report.noisy) {
             let reason = report.noisy_reason.as_deref().unwrap_or("no reason given");
             writeln!(text, "noisy: {} on {}: {reason}", row_of(report), report.runtime)?;
@@ -118,10 +126,12 @@ impl Summary {
     }
 }
 
-/// Mean and standard deviation over the seeds, in percent.
-fn accuracy(values: &[f64]) -> String {
-    match (mean_and_sd(values), values.len()) {
-        (None, _) => "not trained".into(),
+/// Mean and standard deviation over the seeds that did not diverge, in percent.
+fn accuracy(values: &[Option<f64>]) -> String {
+    let finite: Vec<f64> = values.iter().copied().flatten().collect();
+    match (mean_and_sd(&finite), finite.len()) {
+        (None, _) if values.is_empty() => "not trained".into(),
+        (None, _) => "diverged".into(),
         (Some((mean, _)), 1) => format!("{:.2} %", mean * 100.0),
         (Some((mean, sd)), _) => format!("{:.2} ± {:.2} %", mean * 100.0, sd * 100.0),
     }

@@ -12,8 +12,8 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use console::{Term, truncate_str};
 use elastic_layers::{DimKind, ElasticDim, Macs};
-use nes_search::search::{HISTORY, Iteration, read_history};
 use nes_search::nes::NesStep;
+use nes_search::search::{HISTORY, Iteration, read_history};
 use serde::Serialize;
 
 use super::directory::{SEARCH, STATUS, TASK, read_json_if_there};
@@ -106,8 +106,7 @@ impl View {
         let TaskFile { budget_macs, budget_ms, dimensions } = task;
         let history = read_history(directory)?;
         let fits = |record: &Iteration| {
-            record.h.len() == dimensions.len()
-                && record.architecture.dims().iter().copied().eq(dimensions.iter())
+            record.h.len() == dimensions.len() && record.architecture.dims().iter().copied().eq(dimensions.iter())
         };
         if !history.iter().all(fits) {
             bail!(

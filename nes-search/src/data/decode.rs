@@ -4,10 +4,11 @@
 //! be read, finds the classes of one split without the other's, and its feature brings a client for downloads.
 
 use std::fs;
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::path::Path;
 
 use image::imageops::{FilterType, crop_imm, resize};
+use image::metadata::Orientation;
 use image::{
     DynamicImage, GenericImageView, ImageBuffer, ImageDecoder, ImageError, ImageFormat, ImageReader, Luma, Pixel,
     RgbImage,
@@ -84,7 +85,7 @@ fn rounded(length: f64) -> u32 {
 /// An image file as `[3, size, size]`: the view for evaluation, or the random resized crop of a seed.
 pub(super) fn read(path: &Path, size: usize, crop: Option<u64>) -> Result<Vec<u8>, DataError> {
     let bytes = fs::read(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
-    let image = decode(&bytes, path)?;
+    let Decoded { image, .. } = decode(&bytes, path)?;
     let shape = [image.height(), image.width()];
     let window = crop.map_or_else(|| Window::centre(shape), |seed| Window::random(shape, seed));
     let scaled = window.scaled(&image, [size; 2]);
@@ -103,32 +104,88 @@ pub(super) fn crop_planes(pixels: &[u8], [height, width]: [usize; 2], seed: u64)
     pixels.chunks_exact(height * width).flat_map(scaled).collect()
 }
 
-/// The colour image in the content of a file; `path` is what errors call it. Grey becomes colour, and transparency goes.
-fn decode(bytes: &[u8], path: &Path) -> Result<RgbImage, DataError> {
-    let (format, name) = match image::guess_format(bytes) {
-        Ok(format @ ImageFormat::Jpeg) => (format, "JPEG"),
-        Ok(format @ ImageFormat::Png) => (format, "PNG"),
-        _ => {
-            let found = format!("{:02x?}", &bytes[..bytes.len().min(4)]);
-            return Err(DataError::content_at(path, 0, "the first bytes of a JPEG or PNG image", found));
+/// A decoded image file.
+pub(super) struct Decoded {
+    image: RgbImage,
+    /// Whether it is a JPEG image without the marker that ends it, but with all pixels.
+    pub lacks_end: bool,
+}
+
+/// The most that is read of a file to see its size and format, in bytes. Cameras put previews before the size.
+const HEADER: u64 = 1 << 18;
+
+/// Checks that an image file begins as one, and is not too large.
+pub(super) fn check_header(path: &Path) -> Result<(), DataError> {
+    let failed = |source| DataError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    fs::File::open(path).and_then(|file| file.take(HEADER).read_to_end(&mut bytes)).map_err(failed)?;
+    match decoder(&bytes, path) {
+        Err(_) if bytes.len() as u64 == HEADER => {
+            // The size may be behind what was read.
+            decoder(&fs::read(path).map_err(failed)?, path).map(drop)
         }
-    };
-    if format == ImageFormat::Jpeg && !is_whole_jpeg(bytes) {
-        // The decoder would make what is missing grey.
+        decoder => decoder.map(drop),
+    }
+}
+
+/// Decodes the content of a file; `path` is what errors call it. It stands upright: an orientation in EXIF is applied. Grey
+/// becomes colour, and transparency goes.
+pub(super) fn decode(bytes: &[u8], path: &Path) -> Result<Decoded, DataError> {
+    let image = pixels(bytes, path)?;
+    let lacks_end = image::guess_format(bytes).is_ok_and(|format| format == ImageFormat::Jpeg) && !is_whole_jpeg(bytes);
+    if lacks_end && !has_all_pixels(bytes, path) {
+        // The decoder makes what is missing grey.
         let expected = "the marker that ends a JPEG image";
         return Err(DataError::content_at(path, bytes.len() as u64, expected, "the end of the file"));
     }
-    let damaged = |error: ImageError| {
-        let found = format!("damage: {}", error.to_string().trim_end());
-        DataError::content(path, format!("a {name} image"), found)
+    Ok(Decoded { image, lacks_end })
+}
+
+fn pixels(bytes: &[u8], path: &Path) -> Result<RgbImage, DataError> {
+    let (mut decoder, name) = decoder(bytes, path)?;
+    // No orientation, or one that cannot be read, is none.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|error| damaged(path, name, &error))?;
+    image.apply_orientation(orientation);
+    Ok(image.into_rgb8())
+}
+
+/// The decoder of a file's format, and the name of that.
+fn decoder<'a>(bytes: &'a [u8], path: &Path) -> Result<(impl ImageDecoder + use<'a>, &'static str), DataError> {
+    let (format, name) = match image::guess_format(bytes) {
+        Ok(format @ ImageFormat::Jpeg) => (format, "JPEG"),
+        Ok(format @ ImageFormat::Png) => (format, "PNG"),
+        Ok(format @ ImageFormat::WebP) => (format, "WebP"),
+        Ok(format @ ImageFormat::Bmp) => (format, "BMP"),
+        _ => {
+            let found = match &bytes[..bytes.len().min(4)] {
+                [] => "an empty file".into(),
+                first => format!("{first:02x?}"),
+            };
+            return Err(DataError::content_at(path, 0, "the first bytes of a JPEG, PNG, WebP or BMP image", found));
+        }
     };
-    let decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(damaged)?;
+    let decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder();
+    let decoder = decoder.map_err(|error| damaged(path, name, &error))?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         let expected = format!("an image of at most {MAX_PIXELS} pixels");
         return Err(DataError::content(path, expected, format!("{width}x{height}")));
     }
-    Ok(DynamicImage::from_decoder(decoder).map_err(damaged)?.into_rgb8())
+    Ok((decoder, name))
+}
+
+fn damaged(path: &Path, name: &str, error: &ImageError) -> DataError {
+    let found = format!("damage: {}", error.to_string().trim_end());
+    DataError::content(path, format!("a {name} image"), found)
+}
+
+/// Whether a JPEG image without its end has all of its pixels: then what follows the file makes no difference.
+fn has_all_pixels(bytes: &[u8], path: &Path) -> bool {
+    // The first half of the marker may be there.
+    let coded = bytes.strip_suffix(&[0xff]).unwrap_or(bytes);
+    let [one, other] = [0x00, 0x55].map(|byte| pixels(&[coded, &[byte; 512], &[0xff, 0xd9]].concat(), path).ok());
+    one.is_some() && one == other
 }
 
 /// Whether the marker that ends a JPEG image follows its scans; an embedded thumbnail has one too.

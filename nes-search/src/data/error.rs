@@ -180,7 +180,8 @@ pub enum DataError {
 
     /// A class has too few images for a split.
     #[error(
-        "class {class} ({name}): holding out {per_class} images and keeping at least one needs {} images, found {found}",
+        "class {class} ({name}): holding out {per_class} images (evaluation_per_class) and keeping at least one needs {} \
+         images, found {found}",
         .per_class.saturating_add(1)
     )]
     TooFewImages {

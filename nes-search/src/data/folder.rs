@@ -10,7 +10,7 @@ use super::{DataError, ImageData, ImageSet};
 pub(super) const TRAIN: &str = "train";
 /// Folders of test images; the first that there is counts. Of ImageNet's own test images nobody knows the classes.
 pub(super) const TEST: [&str; 2] = ["val", "test"];
-const ENDINGS: [&str; 3] = ["jpg", "jpeg", "png"];
+const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
 
 /// Lists the images of a directory. They are decoded when they are read, to `size` x `size` pixels.
 pub(super) fn read(directory: &Path, size: usize) -> Result<ImageData, DataError> {
@@ -61,7 +61,9 @@ fn images(class: &Path) -> Result<Vec<PathBuf>, DataError> {
     };
     match files.iter().find(|path| !is_image(path)) {
         // To leave it out without a word could leave out half of a class.
-        Some(other) => Err(DataError::content(other, "an image that ends in .jpg, .jpeg or .png", "another file")),
+        Some(other) => {
+            Err(DataError::content(other, "an image that ends in .jpg, .jpeg, .png, .webp or .bmp", "another file"))
+        }
         None if files.is_empty() => Err(DataError::content(class, "at least 1 image", "none")),
         None => Ok(files),
     }

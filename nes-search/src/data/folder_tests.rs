@@ -74,7 +74,7 @@ fn wrong_directories_are_told_what_is_wrong() {
     );
     assert_eq!(
         wrong(|path| fs::write(path.join("train/bee/notes.txt"), "").expect("written")),
-        "DIR/train/bee/notes.txt: expected an image that ends in .jpg, .jpeg or .png, found another file"
+        "DIR/train/bee/notes.txt: expected an image that ends in .jpg, .jpeg, .png, .webp or .bmp, found another file"
     );
     assert_eq!(
         wrong(|path| fs::write(path.join("train/list.csv"), "").expect("written")),
@@ -106,7 +106,7 @@ fn a_damaged_image_is_named_when_it_is_read() {
     assert_eq!(
         error,
         format!(
-            "{}: byte 0: expected the first bytes of a JPEG or PNG image, found [6e, 6f, 20, 69]",
+            "{}: byte 0: expected the first bytes of a JPEG, PNG, WebP or BMP image, found [6e, 6f, 20, 69]",
             damaged.display()
         )
     );

@@ -30,10 +30,10 @@ impl ImageData {
     /// - CIFAR-10: `data_batch_1.bin` to `data_batch_5.bin`, `test_batch.bin`, and the names of the classes in
     ///   `batches.meta.txt`.
     /// - CIFAR-100: `train.bin`, `test.bin`, and the names of the fine classes in `fine_label_names.txt`.
-    /// - Folders of JPEG and PNG images, as ImageNet: `train/CLASS/NAME`, where the name ends in `.jpg`, `.jpeg` or
-    ///   `.png`, and test images of the same classes in `val` or else `test`. Labels follow the order of the names. Only
-    ///   the names are read now; an image is decoded each time that it is needed ([`ImageSet::is_lazy`]), to colours,
-    ///   and at most 67,108,864 pixels of it. An orientation in EXIF is not looked at.
+    /// - Folders of JPEG, PNG, WebP and BMP images, as ImageNet: `train/CLASS/NAME`, where the name ends in `.jpg`, `.jpeg`,
+    ///   `.png`, `.webp` or `.bmp`, and test images of the same classes in `val` or else `test`. Labels follow the order of
+    ///   the names. Only the names are read now; an image is decoded each time that it is needed
+    ///   ([`ImageSet::is_lazy`]), to colours, upright by its orientation in EXIF, and at most 67,108,864 pixels of it.
     ///
     /// `image_size` is the height and width in pixels that images in folders are given ([`IMAGE_SIZE`] without it). Of other
     /// formats it has to be the size of the images.

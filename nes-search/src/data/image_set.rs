@@ -1,7 +1,7 @@
 //! Sets of labelled images: bytes in memory, or files that are decoded when they are read.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rand::SeedableRng;
@@ -35,7 +35,7 @@ struct Store {
 enum Pixels {
     /// `[images, channels, height, width]`
     Memory(Vec<u8>),
-    /// JPEG or PNG, one of each image.
+    /// One of each image, in any format that `decode` reads.
     Files(Vec<PathBuf>),
 }
 
@@ -111,7 +111,7 @@ impl ImageSet {
     ///
     /// # Errors
     ///
-    /// When a file cannot be read or is no JPEG or PNG image; the message names it.
+    /// When a file cannot be read or is no image; the message names it.
     ///
     /// # Panics
     ///
@@ -133,6 +133,14 @@ impl ImageSet {
                 })
             }
             (Pixels::Files(files), image) => decode::read(&files[image], height, crop).map(Cow::Owned),
+        }
+    }
+
+    /// The files of all images, if they are files.
+    pub(super) fn files(&self) -> Option<Vec<&Path>> {
+        match &self.store.pixels {
+            Pixels::Memory(_) => None,
+            Pixels::Files(files) => Some(self.images.iter().map(|&image| files[image].as_path()).collect()),
         }
     }
 
@@ -192,7 +200,8 @@ impl ImageSet {
     ///
     /// # Errors
     ///
-    /// When `per_class` is 0, or a class has so few images that the rest would have none of it.
+    /// When `per_class` is 0, or a class has some images, but so few that the rest would have none of it. A class without
+    /// any is in neither part.
     pub fn split_per_class(&self, per_class: usize, seed: u64) -> Result<(Self, Self), DataError> {
         if per_class == 0 {
             return Err(DataError::NothingHeldOut);
@@ -205,13 +214,14 @@ impl ImageSet {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (mut rest, mut held_out) = (Vec::new(), Vec::new());
         for (class, positions) in by_class.iter_mut().enumerate() {
-            if positions.len() <= per_class {
+            if !positions.is_empty() && positions.len() <= per_class {
                 let name = self.class_names()[class].clone();
                 return Err(DataError::TooFewImages { class, name, per_class, found: positions.len() });
             }
             positions.shuffle(&mut rng);
-            held_out.extend_from_slice(&positions[..per_class]);
-            rest.extend_from_slice(&positions[per_class..]);
+            let held = per_class.min(positions.len());
+            held_out.extend_from_slice(&positions[..held]);
+            rest.extend_from_slice(&positions[held..]);
         }
         rest.sort_unstable();
         held_out.shuffle(&mut rng);

@@ -20,6 +20,7 @@ pub mod idx;
 mod idx_set;
 mod image_data;
 mod image_set;
+mod inspection;
 mod normalization;
 mod sampler;
 
@@ -28,5 +29,6 @@ pub use error::DataError;
 pub use feed::Feed;
 pub use image_data::{IMAGE_SIZE, ImageData};
 pub use image_set::ImageSet;
+pub use inspection::Inspection;
 pub use normalization::Normalization;
 pub use sampler::{EpochSampler, batches};

@@ -7,7 +7,7 @@ use crate::baselines;
 use crate::data::{EpochSampler, batches};
 use crate::observer::{Observer, Progress};
 use crate::rng::{Stream, derived_seed, stream};
-use crate::searchers::{SearcherName, Searcher, Turn};
+use crate::searchers::{Searcher, SearcherName, Turn};
 
 /// What a searcher found on shared weights that stayed as they were.
 #[derive(Clone, Debug)]

@@ -102,10 +102,8 @@ impl Factors {
             }
             let place = |dim: usize| (shifts[dim] + number as f64 * root.powi(-(dim as i32 + 1))).fract();
             let structure = levels.iter().enumerate().map(|(dim, levels)| (place(dim) * levels).floor() + 0.5);
-            let factors = Self {
-                structure: structure.collect(),
-                tilt: TILT[0] + (TILT[1] - TILT[0]) * place(dims - 1),
-            };
+            let factors =
+                Self { structure: structure.collect(), tilt: TILT[0] + (TILT[1] - TILT[0]) * place(dims - 1) };
             let architecture = factors.architecture(projection)?;
             // Where a structure cannot meet the budget, another stands for it.
             let factors = factors.at(&architecture);

@@ -39,7 +39,11 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub fn new<M: elastic_layers::Backbone + 'static>(task: &Task<'_, M>, settings: &SearchSettings, seed: u64) -> Self {
+    pub fn new<M: elastic_layers::Backbone + 'static>(
+        task: &Task<'_, M>,
+        settings: &SearchSettings,
+        seed: u64,
+    ) -> Self {
         Self {
             seed,
             space: task.blueprint.space().hash(),

@@ -73,7 +73,9 @@ impl<M: Backbone + 'static> Search<'_, M> {
     /// The budget that a walk begins with, over the final one: what the backbone takes at the start's resolution and depth.
     fn first_budget(&self) -> Result<f64, SearchError> {
         let start = &self.state.start;
-        let of = |dim: &ElasticDim| if dim.kind == DimKind::Channels { dim.base } else { start.get(&dim.name).unwrap_or(dim.base) };
+        let of = |dim: &ElasticDim| {
+            if dim.kind == DimKind::Channels { dim.base } else { start.get(&dim.name).unwrap_or(dim.base) }
+        };
         let full = self.task.blueprint.space().with_values(of);
         Ok(self.projection.share(&full)?.max(1.0))
     }

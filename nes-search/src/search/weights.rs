@@ -28,7 +28,13 @@ impl<M: Module> Weights<M> {
 impl<M: Backbone> Weights<M> {
     /// One step on the mean of the gradients of views, each on a batch of its own; gives the mean of their losses. A step
     /// with a loss that is not finite changes nothing.
-    pub fn step(&mut self, views: &[(Architecture, Batch)], sgd: &SgdSettings, learning_rate: f64, workers: &Workers) -> f64 {
+    pub fn step(
+        &mut self,
+        views: &[(Architecture, Batch)],
+        sgd: &SgdSettings,
+        learning_rate: f64,
+        workers: &Workers,
+    ) -> f64 {
         let (gradients, loss) = gradients(self.supernet(), views, sgd, workers);
         if loss.is_finite()
             && let Some(supernet) = self.supernet.take()

@@ -34,7 +34,8 @@ impl EvolutionSearcher {
     }
 
     fn child(&mut self, projection: &Projection<'_>, mutant: bool) -> Vec<f64> {
-        let parent = |rng: &mut ChaCha8Rng, parents: &[Architecture]| parents[rng.random_range(0..parents.len())].params();
+        let parent =
+            |rng: &mut ChaCha8Rng, parents: &[Architecture]| parents[rng.random_range(0..parents.len())].params();
         let one = parent(&mut self.rng, &self.parents);
         let (other, chance) = match mutant {
             true => (anywhere(projection, &mut self.rng), MUTATION),

@@ -8,8 +8,8 @@ use burn::tensor::Device;
 use elastic_layers::SearchSpace;
 
 use super::*;
-use crate::rng::{Stream, stream};
 use crate::nes::{Form, NesParts};
+use crate::rng::{Stream, stream};
 use crate::{ArchParams, Estimator, LEAST_SHARE, Limit, Limits, Resource};
 
 /// The sum of products of neighbours, times the squared resolution, which is the last dimension.

@@ -18,10 +18,18 @@ pub(super) fn own_peak() -> Option<u64> {
 /// and for Burn's networks, which come with all that trained them.
 pub(super) fn peak_of(prefix: &[&str], path: &Path, kind: RuntimeKind, options: &BenchOptions) -> Option<u64> {
     own_peak().filter(|_| kind != RuntimeKind::BurnFlex)?;
+    let batch = options.batch.map(|batch| format!("--batch={batch}"));
+    let shape = |(name, sizes): &(Option<String>, Vec<usize>)| {
+        let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
+        let name = name.as_ref().map(|name| format!("{name}=")).unwrap_or_default();
+        format!("--shape={name}{}", sizes.join("x"))
+    };
     let output = Command::new(std::env::current_exe().ok()?)
         .args(prefix)
-        .args(["--only-memory", "--runtime", kind.name()])
-        .args(["--threads", &options.threads.to_string(), "--batch", &options.batch.to_string(), "--"])
+        .args(["--only-memory", "--runtime", kind.name(), "--threads", &options.threads.to_string()])
+        .args(batch)
+        .args(options.shapes.iter().map(shape))
+        .arg("--")
         .arg(path)
         .stderr(Stdio::null())
         .output()

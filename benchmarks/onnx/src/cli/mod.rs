@@ -10,9 +10,9 @@ use clap::{Args, ValueEnum};
 use exporters::runtime::{Runtime, RuntimeError, RuntimeKind, available};
 use thiserror::Error;
 
-use crate::latency::{Amount, BenchError, BenchOptions, compare_with};
+use crate::latency::{Amount, BenchError, BenchOptions, compare_each, compare_with};
 use crate::machine::Machine;
-use crate::report::BenchFile;
+use crate::report::{BenchFailure, BenchFile};
 
 /// Measures ONNX files, by any exporter, on every runtime that this machine has.
 #[derive(Args, Debug)]
@@ -26,9 +26,13 @@ pub struct BenchArguments {
     /// Threads that a runtime computes with.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: u16,
-    /// Images in one run.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    batch: u32,
+    /// Images in one run; by default 1, or as many as the file has built in.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    batch: Option<u32>,
+    /// The shape of an input with axes of free size, such as images=1x3x224x224; several times for several inputs. The name
+    /// can be left out where there is one input.
+    #[arg(long = "shape", value_name = "NAME=AxBxC", value_parser = shape)]
+    shapes: Vec<(Option<String>, Vec<usize>)>,
     /// Seconds of measurement for each file and runtime.
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     seconds: f64,
@@ -91,6 +95,13 @@ fn warmup(text: &str) -> Result<f64, String> {
     }
 }
 
+fn shape(text: &str) -> Result<(Option<String>, Vec<usize>), String> {
+    let (name, sizes) = text.rsplit_once('=').map_or((None, text), |(name, sizes)| (Some(name.to_owned()), sizes));
+    let size = |text: &str| text.parse().ok().filter(|size| *size > 0);
+    let shape: Option<Vec<usize>> = sizes.split('x').map(size).collect();
+    Ok((name, shape.ok_or("expected sizes from 1 on, such as 1x3x224x224")?))
+}
+
 /// Why there is no result.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -98,6 +109,9 @@ pub enum CliError {
     /// A file was not measured.
     #[error(transparent)]
     Bench(#[from] BenchError),
+    /// Some figures are missing; the others are printed.
+    #[error("{0}")]
+    Incomplete(String),
     /// The figures have no JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
@@ -118,29 +132,53 @@ pub trait Host {
     fn load(&mut self, kind: RuntimeKind, path: &Path, threads: usize) -> Result<Box<dyn Runtime>, RuntimeError>;
 }
 
+/// What a command prints.
+#[derive(Debug)]
+pub struct Output {
+    /// The figures.
+    pub text: String,
+    /// What is missing among them, if anything: the command fails.
+    pub incomplete: Option<CliError>,
+}
+
 impl BenchArguments {
-    /// Measures, and gives what is to be printed.
+    /// Measures, and gives what is to be printed. A file that a runtime cannot measure is a row with the reason.
     ///
     /// # Errors
-    /// If a file cannot be measured on a runtime that was named, or on rten.
-    pub fn run(&self, host: &mut dyn Host) -> Result<String, CliError> {
+    /// If there is nothing to measure, or the figures have no JSON.
+    pub fn run(&self, host: &mut dyn Host) -> Result<Output, CliError> {
         let entries = self.entries(host);
         let options = self.options();
+        let mut load = |kind, path: &Path, threads| host.load(kind, path, threads);
         if self.only_memory {
-            compare_with(&entries, &options, &mut |kind, path, threads| host.load(kind, path, threads), None)?;
-            return Ok(memory::own_peak().map(|bytes| bytes.to_string()).unwrap_or_default());
+            compare_with(&entries, &options, &mut load, None)?;
+            let text = memory::own_peak().map(|bytes| bytes.to_string()).unwrap_or_default();
+            return Ok(Output { text, incomplete: None });
         }
-        let mut reports = Vec::with_capacity(entries.len());
+        let mut results = Vec::with_capacity(entries.len());
         for entries in entries.chunks(if self.compare { entries.len().max(1) } else { 1 }) {
-            let mut load = |kind, path: &Path, threads| host.load(kind, path, threads);
-            reports.extend(compare_with(entries, &options, &mut load, None)?);
+            results.extend(compare_each(entries, &options, &mut load, None)?);
         }
-        let first = reports.first().map_or(f64::NAN, |report| report.p50_ms);
-        for (report, &(path, kind)) in reports.iter_mut().zip(&entries) {
-            report.peak_memory_bytes = memory::peak_of(host.prefix(), path, kind, &options);
-            report.p50_ratio = self.compare.then(|| report.p50_ms / first);
+        let mut file = BenchFile { machine: Machine::describe(), reports: Vec::new(), failures: Vec::new() };
+        for (result, &(path, kind)) in results.into_iter().zip(&entries) {
+            match result {
+                Ok(mut report) => {
+                    let first = file.reports.first().map_or(report.p50_ms, |first| first.p50_ms);
+                    report.peak_memory_bytes = memory::peak_of(host.prefix(), path, kind, &options);
+                    report.p50_ratio = self.compare.then(|| report.p50_ms / first);
+                    file.reports.push(report);
+                }
+                Err(error) => file.failures.push(BenchFailure::new(path, kind, &error)),
+            }
         }
-        self.print(&BenchFile { machine: Machine::describe(), reports })
+        Ok(Output { text: self.print(&file)?, incomplete: self.incomplete(&file) })
+    }
+
+    /// What is missing among the figures: files that no runtime measured, and runtimes that were asked for.
+    fn incomplete(&self, file: &BenchFile) -> Option<CliError> {
+        let measured = |name: &str| file.reports.iter().any(|report| report.file == name);
+        let missing = file.failures.iter().find(|failure| !self.runtime.is_empty() || !measured(&failure.file));
+        missing.map(|failure| CliError::Incomplete(failure.reason.clone()))
     }
 
     fn print(&self, file: &BenchFile) -> Result<String, CliError> {
@@ -171,7 +209,8 @@ impl BenchArguments {
         let warmup = if self.only_memory { 0.0 } else { self.warmup };
         BenchOptions {
             threads: self.threads.into(),
-            batch: self.batch as usize,
+            batch: self.batch.map(|batch| batch as usize),
+            shapes: self.shapes.clone(),
             measure,
             warmup: Amount::Time(Duration::from_secs_f64(warmup)),
             keep_samples: self.samples,

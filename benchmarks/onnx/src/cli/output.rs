@@ -25,6 +25,9 @@ pub(super) fn table(file: &BenchFile) -> String {
     for report in &file.reports {
         table.add_row(row(report));
     }
+    for failure in &file.failures {
+        table.add_row([failure.file.clone(), failure.runtime.to_string(), "failed".into()]);
+    }
     for column in table.column_iter_mut().skip(2) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -40,7 +43,11 @@ pub(super) fn table(file: &BenchFile) -> String {
             Some(format!("noisy: {} on {}: {}\n", report.file, report.runtime, report.noisy_reason.as_ref()?))
         })
         .collect();
-    let lines: String = runtimes.into_iter().chain(noisy).collect();
+    let failed = file
+        .failures
+        .iter()
+        .map(|failure| format!("failed: {} on {}: {}\n", failure.file, failure.runtime, failure.reason));
+    let lines: String = runtimes.into_iter().chain(noisy).chain(failed).collect();
     format!("{table}\n\n{}\n{lines}", machine(&file.machine))
 }
 
@@ -81,48 +88,88 @@ fn machine(machine: &Machine) -> String {
     format!("{}\n{} ({})", parts.join("; "), machine.os, machine.cpu_features.join(" "))
 }
 
-/// One row for each report, with a header (RFC 4180).
+/// One row for each report and each failure, with a header (RFC 4180). A failure has no figures, but a reason in the last
+/// column.
 pub(super) fn csv(file: &BenchFile) -> String {
-    let line = |fields: Vec<String>| fields.join(",") + "\n";
-    let names = file.reports.first().map(fields).into_iter();
-    let header = names.map(|fields| line(fields.into_iter().map(|(name, _)| name.to_string()).collect()));
-    let rows = file.reports.iter().map(|report| line(fields(report).iter().map(|(_, value)| quoted(value)).collect()));
-    header.chain(rows).collect()
+    let line = |fields: &[String]| fields.iter().map(|value| quoted(value)).collect::<Vec<_>>().join(",") + "\n";
+    let header = line(&COLUMNS.map(String::from));
+    let reports = file.reports.iter().map(|report| line(&fields(report)));
+    let failures = file.failures.iter().map(|failure| {
+        let cell = |name: &str| match name {
+            "file" => failure.file.clone(),
+            "runtime" => failure.runtime.to_string(),
+            "error" => failure.reason.clone(),
+            _ => String::new(),
+        };
+        line(&COLUMNS.map(cell))
+    });
+    std::iter::once(header).chain(reports).chain(failures).collect()
 }
+
+const COLUMNS: [&str; 26] = [
+    "file",
+    "file_bytes",
+    "runtime",
+    "runtime_version",
+    "runtime_options",
+    "threads",
+    "batch",
+    "input_shape",
+    "iterations",
+    "first_ms",
+    "min_ms",
+    "mean_ms",
+    "p50_ms",
+    "p90_ms",
+    "p95_ms",
+    "p99_ms",
+    "sd_ms",
+    "throughput_per_s",
+    "peak_memory_bytes",
+    "p50_ratio",
+    "load_before",
+    "load_after",
+    "other_busy_cores",
+    "noisy",
+    "noisy_reason",
+    "error",
+];
 
 /// A field of CSV.
 fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_string() }
 }
 
-fn fields(report: &BenchReport) -> Vec<(&'static str, String)> {
+/// The cells of a report, in the order of the columns.
+fn fields(report: &BenchReport) -> [String; 26] {
     let optional = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
     let shape: Vec<String> = report.input_shape.iter().map(ToString::to_string).collect();
-    vec![
-        ("file", report.file.clone()),
-        ("file_bytes", report.file_bytes.to_string()),
-        ("runtime", report.runtime.to_string()),
-        ("runtime_version", report.runtime_version.clone()),
-        ("runtime_options", report.runtime_options.clone()),
-        ("threads", report.threads.to_string()),
-        ("batch", report.batch.to_string()),
-        ("input_shape", shape.join("x")),
-        ("iterations", report.iterations.to_string()),
-        ("first_ms", report.first_ms.to_string()),
-        ("min_ms", report.min_ms.to_string()),
-        ("mean_ms", report.mean_ms.to_string()),
-        ("p50_ms", report.p50_ms.to_string()),
-        ("p90_ms", report.p90_ms.to_string()),
-        ("p95_ms", report.p95_ms.to_string()),
-        ("p99_ms", report.p99_ms.to_string()),
-        ("sd_ms", report.sd_ms.to_string()),
-        ("throughput_per_s", report.throughput_per_s.to_string()),
-        ("peak_memory_bytes", report.peak_memory_bytes.map(|bytes| bytes.to_string()).unwrap_or_default()),
-        ("p50_ratio", optional(report.p50_ratio)),
-        ("load_before", optional(report.load_before)),
-        ("load_after", optional(report.load_after)),
-        ("other_busy_cores", optional(report.other_busy_cores)),
-        ("noisy", report.noisy.to_string()),
-        ("noisy_reason", report.noisy_reason.clone().unwrap_or_default()),
+    [
+        report.file.clone(),
+        report.file_bytes.to_string(),
+        report.runtime.to_string(),
+        report.runtime_version.clone(),
+        report.runtime_options.clone(),
+        report.threads.to_string(),
+        report.batch.to_string(),
+        shape.join("x"),
+        report.iterations.to_string(),
+        report.first_ms.to_string(),
+        report.min_ms.to_string(),
+        report.mean_ms.to_string(),
+        report.p50_ms.to_string(),
+        report.p90_ms.to_string(),
+        report.p95_ms.to_string(),
+        report.p99_ms.to_string(),
+        report.sd_ms.to_string(),
+        report.throughput_per_s.to_string(),
+        report.peak_memory_bytes.map(|bytes| bytes.to_string()).unwrap_or_default(),
+        optional(report.p50_ratio),
+        optional(report.load_before),
+        optional(report.load_after),
+        optional(report.other_busy_cores),
+        report.noisy.to_string(),
+        report.noisy_reason.clone().unwrap_or_default(),
+        String::new(),
     ]
 }

@@ -27,6 +27,7 @@ use build::{Builder, Plan};
 use micro::{Bench, Measured};
 
 use super::directory::read_architecture;
+use super::job::built_for;
 use super::progress::{Terminal, note};
 
 /// Measures, shows, checks and imports tables of the latency of fused blocks, for `search --latency-table`.
@@ -90,8 +91,7 @@ impl Networks {
     }
 
     fn describe(&self) -> String {
-        let [channels, height, width] = self.image();
-        format!("{}, images of {channels}x{height}x{width}, {} classes", self.backbone, self.classes)
+        built_for(&self.backbone, self.image(), self.classes as usize)
     }
 }
 
