@@ -109,7 +109,7 @@ fn training(set: &ImageSet, augment: &Augment, normalization: &Normalization) ->
     let network = blueprint.network(&blueprint.space().base(), 1, &Device::default().autodiff())?;
     let recipe = Config::preset(Preset::Laptop).train;
     let sgd = nes_search::SgdSettings { batch_size: BATCH, augment: augment.clone(), ..recipe.sgd };
-    let settings = TrainSettings { epochs: 1, sgd, recalibration_batches: 1, ..recipe };
+    let settings = TrainSettings { epochs: 1.0, sgd, recalibration_batches: 1, ..recipe };
     let start = Instant::now();
     let trained = train(network, set, normalization, &settings, 1, "train", &mut ())?.ok_or("interrupted")?;
     Ok(trained.images as f64 / start.elapsed().as_secs_f64())

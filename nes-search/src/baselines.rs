@@ -34,7 +34,10 @@ pub fn uniform_all(projection: &Projection<'_>) -> Result<Vec<Architecture>, Pro
 fn rescaled(projection: &Projection<'_>, kinds: &[DimKind]) -> Result<Vec<Architecture>, ProjectionError> {
     let space = projection.space();
     let mut points = vec![space.base().params()];
-    for (index, dim) in space.dims().iter().enumerate().filter(|(_, dim)| kinds.contains(&dim.kind)) {
+    for (index, dim) in space.dims().iter().enumerate() {
+        if !kinds.contains(&dim.kind) || !projection.moves(dim) {
+            continue;
+        }
         let levels = (0..=dim.level_of(dim.base)).rev();
         points = levels
             .flat_map(|level| {

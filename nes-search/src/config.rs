@@ -9,6 +9,7 @@ use crate::backbone::{self, BackboneSettings};
 use crate::budget::Budget;
 use crate::data::Augment;
 use crate::nes::NesSettings;
+use crate::projection::ALL_KINDS;
 use crate::resource::Bound;
 use crate::search::{Length, SearchSettings};
 use crate::searchers::SearcherName;
@@ -198,9 +199,10 @@ fn laptop() -> Config {
         evaluation_per_class: 150,
         search: SearchSettings {
             searcher: SearcherName::Nes,
+            dimensions: ALL_KINDS.to_vec(),
             length: Length::Cost(0.25),
-            trials: 0.3,
-            trial_length: 0.1,
+            trials: 0.6,
+            trial_length: 0.15,
             fall: 0.7,
             weight_steps: 60,
             views: 2,
@@ -289,6 +291,9 @@ fn comment(name: &str) -> Option<&'static str> {
         "search.searcher" => {
             "\"nes\", or for comparison \"random\", \"evolution\", \"cma-es\", \"netadapt\", \"uniform-channel\", \
              \"uniform-resolution\", \"uniform-joint\": these begin when the shared weights are trained."
+        }
+        "search.dimensions" => {
+            "Kinds of dimensions that are searched: \"channels\", \"resolution\", \"depth\"; others stay at the backbone's."
         }
         "search.length" => {
             "How long the search is: { cost = 0.25 }, a share of the MACs of training the backbone, or { iterations = 75 }, \

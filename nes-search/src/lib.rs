@@ -34,7 +34,7 @@ pub use config::{BenchSettings, Config, ConfigError, Preset};
 pub use evaluate::{Evaluation, batch_loss, evaluate};
 pub use nes::{ArchParams, Estimator, Gradient, Nes, NesConfig, NesSettings, NesState};
 pub use observer::{Observer, Progress};
-pub use projection::{LEAST_SHARE, Projection, ProjectionError};
+pub use projection::{ALL_KINDS, LEAST_SHARE, Projection, ProjectionError};
 pub use resource::{Bound, BoundError, Count, Counted, Limit, Limits, Resource};
 pub use room::Room;
 pub use search::{Found, Search, SearchError, SearchSettings, Task};

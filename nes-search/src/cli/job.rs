@@ -9,8 +9,8 @@ use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
 use nes_search::latency::{Adjusted, LatencyTable, MeasuredNetwork};
 use nes_search::search::{HISTORY, SearchCost, SharedAccuracy, Trial};
 use nes_search::{
-    AnyBackbone, Blueprint, Budget, Config, Found, LEAST_SHARE, Limits, Observer, Preset, Projection, Room,
-    Search, SearchError, Task,
+    AnyBackbone, Blueprint, Budget, Config, Found, LEAST_SHARE, Limits, Observer, Preset, Projection, Room, Search,
+    SearchError, Task,
 };
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +54,7 @@ pub struct SearchFile {
     /// The short trainings from scratch.
     pub trials: Vec<Trial>,
     /// What the shared weights get right on the evaluation split in the end.
-    pub shared_weights: SharedAccuracy,
+    pub shared_weights: Option<SharedAccuracy>,
     /// The found network's time, where the budget is one that this machine can measure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<MeasuredTime>,

@@ -65,7 +65,8 @@ impl Projection<'_> {
         loop {
             let mut best: Option<(f64, usize, f64)> = None;
             for (index, dim) in self.space.dims().iter().enumerate() {
-                if dim.kind != DimKind::Channels || levels[index] + 1 >= dim.levels() || left == Some(index) {
+                let fixed = dim.kind != DimKind::Channels || !self.moves(dim) || left == Some(index);
+                if fixed || levels[index] + 1 >= dim.levels() {
                     continue;
                 }
                 let lost = params[index] - levels[index] as f64;
@@ -92,7 +93,7 @@ impl Projection<'_> {
         let worst = self.limits.worst(&self.space.at_levels(levels))?;
         let mut lowered = Vec::new();
         for (index, dim) in self.space.dims().iter().enumerate() {
-            if dim.kind == DimKind::Channels && levels[index] > 0 {
+            if dim.kind == DimKind::Channels && self.moves(dim) && levels[index] > 0 {
                 let mut levels = levels.to_vec();
                 levels[index] -= 1;
                 let architecture = self.space.at_levels(&levels);
@@ -117,12 +118,13 @@ impl Projection<'_> {
     /// dimension, the levels near H first. Whatever cannot hold enough, or holds too much, is left out with all that
     /// follows from it.
     fn searched(&self, params: &[f64], best: (Architecture, f64)) -> Result<Architecture, CostError> {
-        let mut dims: Vec<usize> = (0..self.space.dims().len()).collect();
+        let mut dims: Vec<usize> =
+            (0..self.space.dims().len()).filter(|&index| self.moves(self.space.dims()[index])).collect();
         // The finest last: it is what fills the rest.
         let width = |index: &usize| self.space.dims()[*index].levels();
         dims.sort_by_key(width);
         let mut search = Depths { projection: self, dims, params: self.clamped(params), looks: LOOKS, best };
-        let levels = vec![0; self.space.dims().len()];
+        let levels = self.space.dims().iter().map(|dim| dim.level_of(dim.base)).collect();
         search.descend(0, levels)?;
         Ok(search.best.0)
     }

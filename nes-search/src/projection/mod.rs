@@ -57,7 +57,12 @@ pub struct Projection<'a> {
     space: &'a SearchSpace,
     limits: Cow<'a, Limits>,
     least: f64,
+    /// Kinds of dimensions that move; others stay at the backbone's value.
+    kinds: Cow<'a, [DimKind]>,
 }
+
+/// Every kind of dimension.
+pub const ALL_KINDS: [DimKind; 3] = [DimKind::Channels, DimKind::Resolution, DimKind::Depth];
 
 impl<'a> Projection<'a> {
     /// A projection onto a budget.
@@ -73,17 +78,22 @@ impl<'a> Projection<'a> {
     /// # Errors
     /// If the space has nothing within the limits, or everything is below the budget.
     pub fn new(space: &'a SearchSpace, limits: &'a Limits) -> Result<Self, ProjectionError> {
-        Self::with_least(space, limits, LEAST_SHARE)
+        Self::of_kinds(space, limits, &ALL_KINDS)
     }
 
-    /// The same with another least share of the budget.
+    /// The same where some kinds of dimensions move alone. Others stay at the backbone's values.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn with_least(space: &'a SearchSpace, limits: &'a Limits, least: f64) -> Result<Self, ProjectionError> {
+    pub fn of_kinds(space: &'a SearchSpace, limits: &'a Limits, kinds: &[DimKind]) -> Result<Self, ProjectionError> {
+        let kinds: Cow<'a, [DimKind]> = Cow::Owned(kinds.to_vec());
+        let of = |end: fn(&ElasticDim) -> usize| {
+            space.with_values(|dim| if kinds.contains(&dim.kind) { end(dim) } else { dim.base })
+        };
+        let (smallest, largest) = (of(|dim| dim.min), of(|dim| dim.max));
         let taken = |limit: &Limit, architecture: &Architecture| limit.resource().of(architecture);
         for limit in limits.all() {
-            let smallest = taken(limit, &space.smallest())?;
+            let smallest = taken(limit, &smallest)?;
             if smallest > limit.most() {
                 return Err(ProjectionError::TooSmall {
                     resource: limit.resource().name().into(),
@@ -93,17 +103,17 @@ impl<'a> Projection<'a> {
             }
         }
         let budget = limits.budget();
-        let largest = taken(budget, &space.largest())?;
-        if largest / budget.most() < least {
+        let largest = taken(budget, &largest)?;
+        if largest / budget.most() < LEAST_SHARE {
             return Err(ProjectionError::TooLarge {
                 resource: budget.resource().name().into(),
                 limit: budget.amount(budget.most()),
                 largest: budget.amount(largest),
             });
         }
-        let mut projection = Self { space, limits: Cow::Borrowed(limits), least };
+        let mut projection = Self { space, limits: Cow::Borrowed(limits), least: LEAST_SHARE, kinds };
         let best = projection.fullest(&space.base().params())?;
-        projection.least = least.min(projection.share(&best)?);
+        projection.least = LEAST_SHARE.min(projection.share(&best)?);
         Ok(projection)
     }
 
@@ -116,6 +126,11 @@ impl<'a> Projection<'a> {
     /// The share of the budget that an architecture takes at least: less than was asked for, where the space is too coarse.
     pub fn least(&self) -> f64 {
         self.least
+    }
+
+    /// Whether a dimension moves.
+    pub fn moves(&self, dim: &ElasticDim) -> bool {
+        self.kinds.contains(&dim.kind)
     }
 
     /// The space.
@@ -201,7 +216,10 @@ impl<'a> Projection<'a> {
     /// H at every resolution and depth, the nearest first.
     fn structures_by_distance(&self, params: &[f64]) -> Vec<Vec<f64>> {
         let mut all = vec![(0, self.clamped(params))];
-        for (index, dim) in self.space.dims().iter().enumerate().filter(|(_, dim)| dim.kind != DimKind::Channels) {
+        for (index, dim) in self.space.dims().iter().enumerate() {
+            if dim.kind == DimKind::Channels || !self.moves(dim) {
+                continue;
+            }
             let at_level = |(distance, h): &(usize, Vec<f64>), level: usize| {
                 let mut moved = h.clone();
                 moved[index] = level as f64 + 0.5;
@@ -215,14 +233,18 @@ impl<'a> Projection<'a> {
 
     /// H within the bounds of its dimensions.
     pub(crate) fn clamped(&self, params: &[f64]) -> Vec<f64> {
-        let dims = self.space.dims().iter().zip(params);
-        dims.map(|(dim, &h)| if h.is_nan() { 0.0 } else { h.clamp(0.0, dim.levels() as f64 - 1e-3) }).collect()
+        let clamp = |dim: &ElasticDim, h: f64| match h {
+            _ if !self.moves(dim) => dim.level_of(dim.base) as f64 + 0.5,
+            h if h.is_nan() => 0.0,
+            h => h.clamp(0.0, dim.levels() as f64 - 1e-3),
+        };
+        self.space.dims().iter().zip(params).map(|(dim, &h)| clamp(dim, h)).collect()
     }
 
     /// H with every channel number times a factor, within its bounds.
     fn scaled(&self, params: &[f64], factor: f64) -> Vec<f64> {
         let scale = |dim: &ElasticDim, h: f64| {
-            if dim.kind != DimKind::Channels {
+            if dim.kind != DimKind::Channels || !self.moves(dim) {
                 return h;
             }
             let (min, step) = (dim.min as f64, dim.step as f64);
@@ -235,7 +257,10 @@ impl<'a> Projection<'a> {
     /// Moves resolution, or depth when that is at its end, by one step; false when both are.
     fn shift_structure(&self, params: &mut [f64], by: f64) -> bool {
         for kind in [DimKind::Resolution, DimKind::Depth] {
-            for (dim, h) in self.space.dims().iter().zip(params.iter_mut()).filter(|(dim, _)| dim.kind == kind) {
+            for (dim, h) in self.space.dims().iter().zip(params.iter_mut()) {
+                if dim.kind != kind || !self.moves(dim) {
+                    continue;
+                }
                 let moved = (*h + by).clamp(0.0, dim.levels() as f64 - 1e-3);
                 if moved.floor() != h.floor() {
                     *h = moved;

@@ -101,8 +101,9 @@ mod tests {
         let mut search = setting.search(|settings| settings.length = Length::Iterations(2));
         let mut warned = Warned::default();
         let found = search.run(None, &mut warned).expect("no error").expect("not interrupted");
-        assert!(found.accuracy.near_chance, "{:?}", found.accuracy);
-        assert_eq!((found.accuracy.images, found.accuracy.chance), (40, 0.1));
+        let accuracy = found.accuracy.expect("shared weights");
+        assert!(accuracy.near_chance, "{accuracy:?}");
+        assert_eq!((accuracy.images, accuracy.chance), (40, 0.1));
         assert!(warned.0.len() == 1 && warned.0[0].contains("of 40 evaluation images"), "{:?}", warned.0);
         assert!(warned.0[0].contains("chance (10.0 %)"), "{:?}", warned.0);
     }

@@ -88,8 +88,8 @@ pub struct Found {
     pub start: Architecture,
     /// The short trainings from scratch, in their order.
     pub trials: Vec<Trial>,
-    /// What the shared weights get right at what the searcher found.
-    pub accuracy: SharedAccuracy,
+    /// What the shared weights get right at what the searcher found; nothing, if there were none.
+    pub accuracy: Option<SharedAccuracy>,
     /// What the search took.
     pub cost: SearchCost,
 }
@@ -170,7 +170,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
         let mut search = Self {
             task,
             settings: settings.clone(),
-            projection: Projection::new(blueprint.space(), limits)?,
+            projection: Projection::of_kinds(blueprint.space(), limits, &settings.dimensions)?,
             identity: Identity::new(&task, settings, seed),
             workers,
             weights: Weights::new(supernet, settings.sgd.optimizer()),
@@ -281,7 +281,7 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
             uniform_joint: uniform_joint.clone().expect("the search is over"),
             start: start.clone(),
             trials: trials.clone(),
-            accuracy: accuracy.expect("the search is over"),
+            accuracy: *accuracy,
             cost: *cost,
         }
     }

@@ -1,5 +1,6 @@
 //! What a search is told to do.
 
+use elastic_layers::DimKind;
 use serde::{Deserialize, Serialize};
 
 use crate::nes::NesSettings;
@@ -24,6 +25,8 @@ pub struct SearchSettings {
     /// The searcher that decides which architectures are scored. NES moves H while the shared weights are trained; the
     /// other searchers begin after that.
     pub searcher: SearcherName,
+    /// Kinds of dimensions that are searched; others stay at the backbone's values.
+    pub dimensions: Vec<DimKind>,
     /// How long the search is.
     pub length: Length,
     /// Share of the search's cost for short trainings from scratch, which decide where H starts; with 0 it starts at the
@@ -58,6 +61,9 @@ impl SearchSettings {
         match self.length {
             Length::Cost(cost) => check("search.length.cost", cost, 1e-6..=1e6)?,
             Length::Iterations(iterations) => check("search.length.iterations", iterations, 1..=1_000_000)?,
+        }
+        if self.dimensions.is_empty() {
+            return Err(SettingsError::new("search.dimensions", "at least one kind", "none"));
         }
         check("search.trials", self.trials, 0.0..=0.9)?;
         if self.trials > 0.0 && matches!(self.length, Length::Iterations(_)) {

@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use elastic_layers::{Architecture, Backbone};
+use elastic_layers::{Architecture, Backbone, DimKind};
 
 use super::factors::{Factors, Surface};
 use super::phase::{Choice, Phase, Sweep, Trial, Walk};
@@ -14,7 +14,7 @@ use crate::evaluate;
 use crate::observer::Observer;
 use crate::projection::Projection;
 use crate::rng::{Stream, derived_seed, stream};
-use crate::searchers::Searcher;
+use crate::searchers::{Searcher, SearcherName};
 use crate::train::{TrainSettings, Trained};
 use crate::trainings::{Trainer, Training};
 
@@ -57,16 +57,36 @@ impl<M: Backbone + 'static> Search<'_, M> {
 
     /// The phase that a search begins with: short trainings, if their share of its cost pays for enough of them.
     pub(super) fn first_phase(&mut self) -> Result<Phase, SearchError> {
-        let allowed = self.allowed_macs()?.map_or(0.0, |macs| self.settings.trials * macs as f64);
+        let searcher = self.settings.searcher;
+        if searcher.is_given() {
+            let found =
+                searcher.init(&self.settings.nes, &self.projection, &[], 0, stream(0, Stream::Perturbations))?;
+            let found = found.found(&self.projection)?;
+            (self.state.uniform_joint, self.state.found) = (Some(found.clone()), Some(found));
+            return Ok(Phase::Over);
+        }
+        let uniform = searcher == SearcherName::UniformJoint;
+        // A pair is all that uniform scaling has to choose: its search has nothing else to pay for.
+        let share = if uniform && self.settings.trials > 0.0 { 1.0 } else { self.settings.trials };
+        let allowed = self.allowed_macs()?.map_or(0.0, |macs| share * macs as f64);
         let count = ((allowed / self.trial_macs()? as f64) as usize).min(TRIALS[1]);
         if count >= TRIALS[0] {
             let mut rng = stream(self.identity.seed, Stream::Trials);
-            let candidates = Factors::spread(&self.projection, count, &mut rng)?;
+            let candidates = Factors::spread(&self.pairs(uniform)?, count, !uniform, &mut rng)?;
             if candidates.len() >= TRIALS[0] {
                 return Ok(Phase::Trials(Sweep { candidates, losses: Vec::new() }));
             }
         }
         self.begin_walk()
+    }
+
+    /// The projection of the sweep: of uniform scaling, resolution and channels alone move.
+    fn pairs(&self, uniform: bool) -> Result<Projection<'_>, SearchError> {
+        let kinds = [DimKind::Channels, DimKind::Resolution];
+        Ok(match uniform {
+            true => Projection::of_kinds(self.task.blueprint.space(), self.task.limits, &kinds)?,
+            false => self.projection.clone(),
+        })
     }
 
     /// Whether the present phase has nothing left to do.
@@ -85,6 +105,10 @@ impl<M: Backbone + 'static> Search<'_, M> {
         match std::mem::take(&mut self.state.phase) {
             Phase::Trials(sweep) => {
                 self.choose_start(&sweep)?;
+                if self.settings.searcher == SearcherName::UniformJoint {
+                    self.state.found.clone_from(&self.state.uniform_joint);
+                    return Ok(Phase::Over);
+                }
                 self.begin_walk()
             }
             Phase::Weights(_) => self.begin_searcher(),
@@ -98,10 +122,12 @@ impl<M: Backbone + 'static> Search<'_, M> {
     fn choose_start(&mut self, Sweep { candidates, losses }: &Sweep) -> Result<(), SearchError> {
         let factors = candidates.iter().map(|(factors, _)| factors.clone());
         let losses: Vec<_> = factors.zip(losses.iter().map(|loss| loss.unwrap_or(f64::NAN))).collect();
-        let surface = Surface::fit(self.task.blueprint.space(), &losses).ok_or(SearchError::Diverged)?;
-        let uniform = || baselines::uniform_channel(&self.projection);
-        self.state.start = surface.least(&self.projection)?.map_or_else(uniform, Ok)?;
-        self.state.uniform_joint = Some(surface.least_uniform(&self.projection)?.map_or_else(uniform, Ok)?);
+        let projection = self.pairs(self.settings.searcher == SearcherName::UniformJoint)?;
+        let surface = Surface::fit(&projection, &losses).ok_or(SearchError::Diverged)?;
+        let uniform = || baselines::uniform_channel(&projection);
+        let start = surface.least(&projection)?.map_or_else(uniform, Ok)?;
+        let joint = surface.least_uniform(&projection)?.map_or_else(uniform, Ok)?;
+        (self.state.start, self.state.uniform_joint) = (start, Some(joint));
         Ok(())
     }
 

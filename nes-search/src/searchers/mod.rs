@@ -201,6 +201,11 @@ impl SearcherName {
         self == Self::Nes
     }
 
+    /// Whether what it finds is given: it scores nothing.
+    pub fn is_given(self) -> bool {
+        matches!(self, Self::UniformChannel | Self::UniformResolution)
+    }
+
     /// The searcher, not begun: from H at `start`, with a random stream of its own. NetAdapt divides the evaluations that it
     /// may spend among its steps.
     ///

@@ -55,7 +55,7 @@ impl NetAdaptSearcher {
         let mut all = Vec::new();
         for index in 0..self.left.values().len() {
             let mut params = self.left.params();
-            while params[index] >= 1.0 {
+            while projection.moves(self.left.dims()[index]) && params[index] >= 1.0 {
                 params[index] -= 1.0;
                 let one = projection.space().at_params(&params);
                 if projection.limits().worst(&one)? <= most {

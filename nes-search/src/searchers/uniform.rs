@@ -30,7 +30,10 @@ impl UniformSearcher {
     pub fn resolution(projection: &Projection<'_>) -> Result<Self, ProjectionError> {
         let space = projection.space();
         let mut point = space.base().params();
-        for (index, dim) in space.dims().iter().enumerate().filter(|(_, dim)| dim.kind == DimKind::Resolution) {
+        for (index, dim) in space.dims().iter().enumerate() {
+            if dim.kind != DimKind::Resolution || !projection.moves(dim) {
+                continue;
+            }
             while projection.limits().worst(&space.at_params(&point))? > 1.0 && point[index] >= 1.0 {
                 point[index] -= 1.0;
             }
