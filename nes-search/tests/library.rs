@@ -5,8 +5,8 @@ use elastic_layers::{Backbone, DimKind, Macs};
 use nes_search::data::{Augment, ImageData, ImageSet, Normalization};
 use nes_search::rng::{Stream, stream};
 use nes_search::{
-    Blueprint, Bound, Budget, LEAST_SHARE, Limits, Observer, Progress, Projection, SgdSettings, TrainSettings,
-    baselines, evaluate, train,
+    Blueprint, Bound, Budget, LEAST_SHARE, Limits, Observer, Progress, Projection, ProjectionError, SgdSettings,
+    TrainSettings, baselines, evaluate, train,
 };
 use rand::RngExt;
 

@@ -131,6 +131,27 @@ impl Estimator {
         Gradient { signal_to_noise: signal_to_noise(&parts, &values), values }
     }
 
+    /// The gradient of the logarithms of the sigmas that directions were drawn with:
+    /// `1 / M * sum_i loss_i ((n_i / sigma)^2 - 1)`, as separable NES (SNES) has it. Negative where larger steps were the
+    /// better ones.
+    ///
+    /// # Panics
+    /// If there is not one loss for each direction, and one sigma for each dimension.
+    pub fn sigma_gradient(&self, directions: &Array2<f64>, losses: &[f64], centre: f64, sigmas: &[f64]) -> Array1<f64> {
+        assert_eq!(losses.len(), directions.nrows(), "one loss per direction");
+        assert_eq!(sigmas.len(), directions.ncols(), "one sigma per dimension");
+        let weights = self.weights(losses, centre);
+        let used = weights.iter().flatten().count();
+        let mut gradient = Array1::zeros(sigmas.len());
+        for (direction, weight) in directions.rows().into_iter().zip(&weights) {
+            let Some(weight) = weight else { continue };
+            for ((sum, n), sigma) in gradient.iter_mut().zip(direction).zip(sigmas) {
+                *sum += weight * ((n / sigma).powi(2) - 1.0) / used as f64;
+            }
+        }
+        gradient
+    }
+
     /// What stands for each loss; nothing for one that is not finite.
     fn weights(&self, losses: &[f64], centre: f64) -> Vec<Option<f64>> {
         let finite: Array1<f64> = losses.iter().copied().filter(|loss| loss.is_finite()).collect();
@@ -280,6 +301,29 @@ mod tests {
         for (column, sigma) in directions.columns().into_iter().zip(sigmas) {
             // The deviation of a sample of N has a standard error of sigma / sqrt(2 N).
             assert!((column.std(0.0) - sigma).abs() < 5.0 * sigma / 8000f64.sqrt(), "{}", column.std(0.0));
+        }
+    }
+
+    #[test]
+    fn sigma_shrinks_along_what_bends_up_and_grows_along_what_bends_down() {
+        // Of a n^2 the expectation of n^2 ((n / sigma)^2 - 1) is 2 sigma^2 a; of one dimension nothing is another's.
+        let (bend, sigmas) = ([0.5, -1.0, 0.0], [1.25, 0.5, 2.0]);
+        let estimator = Estimator::paper(200);
+        let mut rng = stream(5, Stream::Perturbations);
+        let gradients: Vec<Array1<f64>> = (0..400)
+            .map(|_| {
+                let directions = estimator.directions(&sigmas, &mut rng);
+                let loss = |n: ndarray::ArrayView1<f64>| n.iter().zip(bend).map(|(n, a)| a * n * n).sum();
+                let losses: Vec<f64> = directions.rows().into_iter().map(loss).collect();
+                estimator.sigma_gradient(&directions, &losses, 0.0, &sigmas)
+            })
+            .collect();
+        for dim in 0..3 {
+            let values: Array1<f64> = gradients.iter().map(|gradient| gradient[dim]).collect();
+            let (mean, error) = (values.mean().unwrap(), values.std(1.0) / 20.0);
+            let expected = 2.0 * sigmas[dim] * sigmas[dim] * bend[dim];
+            assert!((mean - expected).abs() < 5.0 * error, "{dim}: expected {expected}, got {mean} +- {error}");
+            assert!(error < 0.05, "the sample is too small to tell anything: +- {error}");
         }
     }
 

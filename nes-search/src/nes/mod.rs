@@ -41,6 +41,8 @@ pub struct NesParts {
     pub moves: Moves,
     /// Weight of the past in the running mean of the gradients.
     pub momentum: f64,
+    /// How fast each dimension's sigma is adapted to the losses, in units of the rate of separable NES; 0 for not at all.
+    pub sigma_adaptation: f64,
     /// Share of the walk, its end, over which H is averaged; 0 for the last H.
     pub average: f64,
     /// Share of the evaluations that is kept for a last choice among the best candidates and H; 0 for H itself.
@@ -58,6 +60,7 @@ impl Form {
                 shaping: Shaping::Standardized,
                 moves: Moves::Realized,
                 momentum: 0.5,
+                sigma_adaptation: 0.3,
                 average: 0.3,
                 choice: 0.2,
                 projection: true,
@@ -67,6 +70,7 @@ impl Form {
                 shaping: Shaping::Difference,
                 moves: Moves::Drawn,
                 momentum: 0.0,
+                sigma_adaptation: 0.0,
                 average: 0.0,
                 choice: 0.0,
                 projection: false,

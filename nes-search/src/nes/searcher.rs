@@ -13,6 +13,9 @@ use super::{ArchParams, Estimator, Moves, NesConfig, NesParts, NesSettings, Pena
 use crate::projection::{Projection, ProjectionError};
 use crate::searchers::{Halving, Searcher, Turn, spread};
 
+/// How far an adapted sigma may be from the one in the beginning, as a factor.
+const ADAPTED: [f64; 2] = [0.2, 2.0];
+
 /// One step of H.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NesStep {
@@ -42,8 +45,9 @@ struct Progress {
     settings: NesSettings,
     parts: NesParts,
     rng: ChaCha8Rng,
-    /// sigma of each dimension over the common one.
+    /// sigma of each dimension over the common one, now and in the beginning.
     factors: Vec<f64>,
+    first_factors: Vec<f64>,
     /// Upper bounds of H.
     upper: Vec<f64>,
     /// Share of the allowance that was spent when the last candidates were asked for.
@@ -74,11 +78,13 @@ impl NesSearcher {
     pub fn new(settings: &NesSettings, projection: &Projection<'_>, start: &[f64], rng: ChaCha8Rng) -> Self {
         settings.check("nes").unwrap_or_else(|error| panic!("{error}"));
         let upper: Vec<f64> = projection.space().dims().iter().map(|dim| dim.levels() as f64).collect();
-        let factors = spread(projection, settings.sigma).into_iter().map(|sigma| sigma / settings.sigma).collect();
+        let factors: Vec<f64> =
+            spread(projection, settings.sigma).into_iter().map(|sigma| sigma / settings.sigma).collect();
         let progress = Progress {
             parts: settings.form.parts(),
             settings: settings.clone(),
             rng,
+            first_factors: factors.clone(),
             factors,
             upper,
             done: 0.0,
@@ -173,6 +179,19 @@ impl Progress {
         }
     }
 
+    /// Adapts each dimension's sigma to the losses of directions, as separable NES does.
+    fn adapt_sigma(&mut self, losses: &[f64], at_h: f64) {
+        let (rows, columns) = (self.drawn.len(), self.factors.len());
+        let drawn = Array2::from_shape_fn((rows, columns), |(row, dim)| self.drawn[row][dim]);
+        let dimensions = columns as f64;
+        let rate = self.parts.sigma_adaptation * (3.0 + dimensions.ln()) / (5.0 * dimensions.sqrt());
+        let gradient = self.estimator().sigma_gradient(&drawn, losses, at_h, &self.sigmas());
+        for ((factor, first), gradient) in self.factors.iter_mut().zip(&self.first_factors).zip(gradient) {
+            let change = (-0.5 * rate * gradient).clamp(-1.0, 1.0);
+            *factor = (*factor * change.exp()).clamp(ADAPTED[0] * first, ADAPTED[1] * first);
+        }
+    }
+
     /// The moves of H that losses belong to, `[samples, dimensions]`.
     fn moves(&self, h: &[f64]) -> Array2<f64> {
         let shape = (self.settings.samples, h.len());
@@ -238,6 +257,9 @@ impl Searcher for NesSearcher {
             progress.halving.note(&progress.asked[..estimator.samples], &losses);
         }
         let gradient = estimator.gradient(&progress.moves(&h), &losses, at_h, sigma);
+        if progress.parts.sigma_adaptation > 0.0 {
+            progress.adapt_sigma(&losses, at_h);
+        }
         let learning_rate = progress.settings.learning_rate * progress.left();
         progress.step = Some(NesStep {
             sigma,
