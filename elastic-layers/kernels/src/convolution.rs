@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::applied::{Applied, Framed, Weight, forward_stencil, pixels_together};
-use crate::buffer::{Buffer, take, zeros, zeros_around};
+use crate::buffer::{Buffer, take, zeros};
 use crate::corner::Corner;
 use crate::depthwise::{Rows, WeightGrad};
 use crate::elementwise;
@@ -192,7 +192,7 @@ impl Sums {
     fn finish(&self, geometry: &Geometry, parts: &[Buffer], corner: Corner) -> Buffer {
         let [channels_in, channels_out, taps] = [geometry.channels_in, geometry.channels_out, geometry.taps()];
         let row_length = corner.whole[1];
-        let mut total = zeros_around(corner);
+        let mut total = corner.buffer();
         match self {
             Self::Depthwise { rows } => {
                 let mut filters = vec![0.0; channels_in * taps];
