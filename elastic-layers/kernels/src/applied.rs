@@ -65,6 +65,8 @@ pub(crate) struct Dense {
     places: Vec<usize>,
     runs: Vec<(usize, usize)>,
     together: usize,
+    /// See [`Products::is_covered`].
+    is_covered: bool,
 }
 
 impl Dense {
@@ -100,6 +102,7 @@ impl Dense {
         };
         Self {
             neighbours,
+            is_covered: stencil.step == [1, 1] && weights.is_one_panel(),
             weights,
             bases: stencil.sources(columns[0], source, neighbours),
             places: stencil.places(columns[1], target, neighbours),
@@ -111,11 +114,11 @@ impl Dense {
     /// Writes a unit's target; of a pointwise convolution, which may be shorter, the first pixels.
     fn apply(&self, bias: Option<&[f32]>, source: &[f32], pixels: usize, target: &mut [f32]) {
         let pixels = pixels.min(self.bases.len());
-        let Self { neighbours, weights, bases, places, runs, together } = self;
+        let Self { neighbours, weights, bases, places, runs, together, is_covered } = self;
         let repeated = bias.filter(|_| *neighbours > 1).map(|bias| bias.repeat(*neighbours));
         let bias = repeated.as_deref().or(bias);
         for (bases, places) in bases[..pixels].chunks(*together).zip(places[..pixels].chunks(*together)) {
-            run(Products { weights, bias, source, bases, runs, target, places });
+            run(Products { weights, bias, source, bases, runs, target, places, is_covered: *is_covered });
         }
     }
 }

@@ -6,7 +6,6 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::slice::{from_raw_parts, from_raw_parts_mut};
@@ -14,7 +13,6 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use burn_std::{AccessError, AccessPolicy, AllocationController, AllocationProperty, Bytes};
 
-use crate::corner::Corner;
 use crate::origin::{Origin, forget, remember};
 
 /// Numbers of a cache line: as many as the longest vector has, which is slow to read across lines.
@@ -25,9 +23,6 @@ const LEAST_LINES: usize = 1 << 10;
 
 /// The most pieces that a thread keeps.
 const SPARE_PIECES: usize = 64;
-
-/// Of fewer lines, it is not worth while to know which are zeros.
-const LEAST_RECORDED: usize = 1 << 5;
 
 /// Lines that may always be kept.
 const SPARE_LINES: usize = 1 << 18;
@@ -44,8 +39,6 @@ struct Line([f32; LINE]);
 pub(crate) struct Buffer {
     lines: Vec<Line>,
     length: usize,
-    /// Whether it is known around which corner there are zeros.
-    is_recorded: bool,
     /// Whether it may be known what made the numbers.
     has_origin: bool,
 }
@@ -94,40 +87,6 @@ pub(crate) fn zeros(length: usize) -> Buffer {
     buffer
 }
 
-/// Zeros around a corner, in which there may be any numbers. What was so before, and nothing has written to since, is not
-/// cleared again.
-pub(crate) fn zeros_around(corner: Corner) -> Buffer {
-    let length = corner.numbers();
-    if corner.is_whole() {
-        return take(length);
-    }
-    let lines = length.div_ceil(LINE);
-    if lines < LEAST_RECORDED {
-        return zeros(length);
-    }
-    let (lines, written) = pool().take_recorded(corner.whole, lines);
-    let mut buffer = Buffer { lines, length, is_recorded: true, ..Buffer::default() };
-    match written {
-        Some(written) => written.clear_outside(corner, &mut buffer),
-        None => buffer.fill(0.0),
-    }
-    buffer
-}
-
-/// The corner around which numbers in memory are zeros, if it is known.
-pub(crate) fn corner_of(numbers: &[f32]) -> Option<Corner> {
-    let corner = *pool().records.get(&numbers.as_ptr().addr())?;
-    corner.filter(|corner| corner.numbers() == numbers.len())
-}
-
-/// Remembers the corner around which numbers are zeros, if their memory is one of which that was known before.
-pub(crate) fn set_corner(numbers: &[f32], corner: Corner) {
-    debug_assert_eq!(corner.numbers(), numbers.len());
-    if let Some(record) = pool().records.get_mut(&numbers.as_ptr().addr()) {
-        *record = Some(corner);
-    }
-}
-
 impl Buffer {
     /// Makes room for so many numbers; there may be any in them.
     pub fn resize(&mut self, length: usize) {
@@ -145,15 +104,6 @@ impl Buffer {
         unsafe { Bytes::from_controller(Box::new(self), length) }
     }
 
-    /// As memory of a tensor whose numbers are zeros around a corner: [`corner_of`] tells it until they are written to.
-    pub fn into_bytes_around(self, corner: Corner) -> Bytes {
-        debug_assert_eq!(corner.numbers(), self.length);
-        if self.is_recorded {
-            pool().records.insert(self.as_ptr().addr(), Some(corner));
-        }
-        self.into_bytes()
-    }
-
     /// As memory of a tensor of which [`crate::origin::origin_of`] tells the origin until it is written to.
     pub fn into_bytes_from(mut self, origin: Origin) -> Bytes {
         self.has_origin = true;
@@ -169,14 +119,10 @@ impl Drop for Buffer {
             forget(address);
         }
         let lines = std::mem::take(&mut self.lines);
-        if self.is_recorded {
-            let mut pool = pool();
-            let corner = pool.records.remove(&address).flatten();
-            pool.give(lines, corner);
-        } else if lines.len() < LEAST_LINES {
+        if lines.len() < LEAST_LINES {
             give_spare(lines);
         } else {
-            pool().give(lines, None);
+            pool().give(lines);
         }
     }
 }
@@ -219,9 +165,6 @@ impl AllocationController for Buffer {
 
     unsafe fn memory_mut(&mut self, _policy: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
         // Every write by others comes through here.
-        if self.is_recorded {
-            pool().records.insert(self.as_ptr().addr(), None);
-        }
         if self.has_origin {
             forget(self.as_ptr().addr());
         }
@@ -241,28 +184,15 @@ impl AllocationController for Buffer {
 /// What is free, and how much is in use, in lines.
 struct Pool {
     free: Vec<Vec<Line>>,
-    /// By the size of their matrices: numbers that are zeros around a corner, and it.
-    recorded: HashMap<[usize; 2], Vec<(Vec<Line>, Corner)>>,
     free_lines: usize,
     used_lines: usize,
     /// The most that was in use, recently: between two steps of training it is next to nothing.
     most_lines: usize,
-    /// By the addresses of buffers in use, the corners around which their numbers are zeros; `None` if others have
-    /// written to them since.
-    records: HashMap<usize, Option<Corner>>,
 }
 
 fn pool() -> MutexGuard<'static, Pool> {
-    static POOL: LazyLock<Mutex<Pool>> = LazyLock::new(|| {
-        Mutex::new(Pool {
-            free: Vec::new(),
-            recorded: HashMap::new(),
-            free_lines: 0,
-            used_lines: 0,
-            most_lines: 0,
-            records: HashMap::new(),
-        })
-    });
+    static POOL: LazyLock<Mutex<Pool>> =
+        LazyLock::new(|| Mutex::new(Pool { free: Vec::new(), free_lines: 0, used_lines: 0, most_lines: 0 }));
     POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -277,45 +207,20 @@ impl Pool {
                 self.free_lines -= found.len();
                 found
             }
-            None => self.allocate(lines),
+            None => {
+                self.make_room(lines);
+                vec![Line([0.0; LINE]); lines]
+            }
         };
-        self.count(found.len());
+        self.used_lines += found.len();
+        self.most_lines = self.most_lines.max(self.used_lines);
         found
     }
 
-    /// Memory for a matrix, and the corner of it around which there are zeros, if there is such memory.
-    fn take_recorded(&mut self, whole: [usize; 2], lines: usize) -> (Vec<Line>, Option<Corner>) {
-        let (found, corner) = match self.recorded.get_mut(&whole).and_then(Vec::pop) {
-            Some((found, corner)) => {
-                self.free_lines -= found.len();
-                (found, Some(corner))
-            }
-            None => (self.allocate(lines), None),
-        };
-        self.count(found.len());
-        (found, corner)
-    }
-
-    fn allocate(&mut self, lines: usize) -> Vec<Line> {
-        self.make_room(lines);
-        vec![Line([0.0; LINE]); lines]
-    }
-
-    fn count(&mut self, lines: usize) {
-        self.used_lines += lines;
-        self.most_lines = self.most_lines.max(self.used_lines);
-    }
-
-    fn give(&mut self, lines: Vec<Line>, corner: Option<Corner>) {
+    fn give(&mut self, lines: Vec<Line>) {
         self.used_lines = self.used_lines.saturating_sub(lines.len());
-        if corner.is_none() && lines.len() < LEAST_LINES {
-            return;
-        }
         self.free_lines += lines.len();
-        match corner {
-            Some(corner) => self.recorded.entry(corner.whole).or_default().push((lines, corner)),
-            None => self.free.push(lines),
-        }
+        self.free.push(lines);
     }
 
     /// Gives memory back before more is asked for: so much that there is at most half as much again as was in use at
@@ -326,10 +231,6 @@ impl Pool {
         let most = most + most / 2 + SPARE_LINES;
         while self.used_lines + self.free_lines + lines > most && !self.free.is_empty() {
             self.free_lines -= self.free.swap_remove(0).len();
-        }
-        if self.used_lines + self.free_lines + lines > most {
-            let recorded = std::mem::take(&mut self.recorded);
-            self.free_lines -= recorded.into_values().flatten().map(|(lines, _)| lines.len()).sum::<usize>();
         }
     }
 }
@@ -371,39 +272,5 @@ mod tests {
         let mut copy = bytes.clone();
         copy[0] = 1;
         assert_eq!(bytes[0], 0);
-    }
-
-    /// The record of zeros ends with the first write by anybody else, and nothing that was written is left.
-    #[test]
-    fn zeros_around_a_corner_are_zeros_whatever_was_written() {
-        let whole = [LEAST_LINES, 3 * LINE];
-        let corner = |used| Corner { whole, used };
-        let outside = |numbers: &[f32], corner: Corner| {
-            let rows = numbers.chunks_exact(whole[1]).enumerate();
-            rows.flat_map(|(row, numbers)| numbers[if row < corner.used[0] { corner.used[1] } else { 0 }..].to_vec())
-                .any(|number| number != 0.0)
-        };
-        for (number, writes) in [false, true, false, true].into_iter().enumerate() {
-            let large = corner([500 - number, 40]);
-            let mut buffer = zeros_around(large);
-            assert!(!outside(&buffer, large), "{number}");
-            large.write(&vec![1.0; 40 * large.used[0]], &mut buffer);
-            let place = buffer.as_ptr().addr();
-            let mut bytes = buffer.into_bytes_around(large);
-            assert_eq!(pool().records[&place], Some(large));
-            if writes {
-                let last = bytes.len() - 1;
-                bytes[last] = 1;
-                assert_eq!(pool().records[&place], None);
-            }
-            drop(bytes);
-            assert_eq!(pool().records.get(&place), None);
-            // Fewer rows, more columns.
-            let wide = corner([300, 47]);
-            let again = zeros_around(wide);
-            assert!(writes || again.as_ptr().addr() == place, "{number}: the same memory");
-            assert!(!outside(&again, wide), "{number}");
-            drop(again.into_bytes_around(wide));
-        }
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn period(channels: usize) -> usize {
 
 /// Numbers of a channel each, repeated over a period.
 pub(crate) fn spread(values: &[f32]) -> Vec<f32> {
-    values.iter().copied().cycle().take(period(values.len())).collect()
+    values.repeat(period(values.len()) / values.len().max(1))
 }
 
 /// Adds the sums of a period to those of its channels.

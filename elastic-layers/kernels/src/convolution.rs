@@ -5,16 +5,16 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::applied::{Applied, Framed, Weight, forward_stencil, pixels_together};
-use crate::buffer::{Buffer, take, zeros, zeros_around};
+use crate::buffer::{Buffer, take, zeros};
 use crate::corner::Corner;
 use crate::depthwise::{Rows, WeightGrad};
 use crate::elementwise;
 use crate::geometry::{Geometry, runs};
-use crate::moments::Moments;
+use crate::moments::{Moments, Scratch};
 use crate::normalization::{Normalizer, NormalizerGrad};
 use crate::origin::Input;
-use crate::parallel::cut;
-use crate::simd::{run, width};
+use crate::parallel::{LEAST, cut};
+use crate::simd::{MOST_LANES, run, width};
 use crate::tiles::{Outer, Vectors, even_blocks};
 
 /// Parts of the batch: a sum is the same, however many threads work on them.
@@ -22,6 +22,9 @@ const PARTS: usize = 16;
 
 /// The most numbers in the sums of all parts of a weight's gradient.
 const SUMS: usize = 1 << 19;
+
+/// Numbers of outputs of which statistics are gathered at once: they are in cache still.
+const GATHERED: usize = 1 << 12;
 
 /// What happens to outputs as soon as they are there.
 #[derive(Clone, Copy, Debug)]
@@ -94,14 +97,22 @@ pub(crate) fn forward(
         .zip(outputs)
         .map(|(part, output)| {
             let mut framed = Framed::new(geometry.input_frame(), geometry.channels_in);
-            let mut moments = Moments::new(channels);
-            for (unit, output) in part.zip(output.chunks_mut(units.output)) {
+            let (mut moments, mut scratch) = (Moments::new(channels), Scratch::new(channels));
+            let (mut gathered, mut end) = (0, 0);
+            for unit in part {
+                let start = end;
+                end = output.len().min(start + units.output);
                 let source = framed.of(&x[units.inputs(unit..unit + 1)]);
-                applied.apply(bias, source, output.len() / channels, output);
+                let of_unit = &mut output[start..end];
+                applied.apply(bias, source, of_unit.len() / channels, of_unit);
                 match behind {
                     Behind::Nothing => {}
-                    Behind::Normalize(normalizer) => normalizer.apply(output),
-                    Behind::Statistics => moments.add(output),
+                    Behind::Normalize(normalizer) => normalizer.apply(of_unit),
+                    Behind::Statistics if end - gathered >= GATHERED || end == output.len() => {
+                        moments.add(&output[gathered..end], &mut scratch);
+                        gathered = end;
+                    }
+                    Behind::Statistics => {}
                 }
             }
             moments
@@ -118,12 +129,15 @@ pub(crate) enum Upstream<'a> {
 }
 
 impl Upstream<'_> {
+    /// Numbers of a range, and some behind it, which may be any, so that the last pixel has whole vectors. At the end of
+    /// all there may be none of these.
     fn read<'a>(&'a self, range: Range<usize>, buffer: &'a mut Buffer) -> &'a [f32] {
         match self {
-            Self::Given(grad) => &grad[range],
+            Self::Given(grad) => &grad[range.start..grad.len().min(range.end + MOST_LANES)],
             Self::Norm(grad) => {
-                buffer.resize(range.len());
-                grad.write(range, buffer);
+                let length = range.len();
+                buffer.resize(length + MOST_LANES);
+                grad.write(range, &mut buffer[..length]);
                 buffer
             }
         }
@@ -176,15 +190,22 @@ impl Sums {
         }
     }
 
-    fn add(&self, channels: usize, source: &[f32], grad: &[f32], padded: &mut Buffer, sums: &mut [f32]) {
-        match self {
-            Self::Depthwise { rows } => run(WeightGrad { rows, source, grad, sums }),
-            Self::Dense { runs, bases, vectors, stride, together, .. } => {
-                let grad = whole_vectors(grad, channels, *stride, padded);
-                for (bases, grad) in bases.chunks(*together).zip(grad.chunks(together * stride)) {
-                    run(Outer { source, bases, runs, grad, stride: *stride, vectors: *vectors, sums });
-                }
-            }
+    /// Adds what a gradient of `pixels` gives; there may be numbers behind these.
+    fn add(&self, channels: usize, pixels: usize, source: &[f32], grad: &[f32], sums: &mut [f32]) {
+        let (runs, bases, vectors, stride, together) = match self {
+            Self::Depthwise { rows } => return run(WeightGrad { rows, source, grad, sums }),
+            Self::Dense { runs, bases, vectors, stride, together, .. } => (runs, bases, *vectors, *stride, *together),
+        };
+        // Of the others the last vector would end behind the gradient.
+        let readable = grad.len().checked_sub(stride).map_or(0, |rest| rest / channels + 1).min(pixels);
+        for (first, count) in blocks(readable, together) {
+            let (bases, grad) = (&bases[first..first + count], &grad[first * channels..]);
+            run(Outer { source, bases, runs, grad, step: channels, stride, vectors, sums });
+        }
+        if readable < pixels {
+            let grad = whole_vectors(&grad[readable * channels..pixels * channels], channels, stride);
+            let bases = &bases[readable..pixels];
+            run(Outer { source, bases, runs, grad: &grad, step: stride, stride, vectors, sums });
         }
     }
 
@@ -192,13 +213,11 @@ impl Sums {
     fn finish(&self, geometry: &Geometry, parts: &[Buffer], corner: Corner) -> Buffer {
         let [channels_in, channels_out, taps] = [geometry.channels_in, geometry.channels_out, geometry.taps()];
         let row_length = corner.whole[1];
-        let mut total = zeros_around(corner);
+        let mut total = corner.buffer();
         match self {
             Self::Depthwise { rows } => {
                 let mut filters = vec![0.0; channels_in * taps];
-                for part in parts {
-                    rows.unpack_sums(part, &mut filters);
-                }
+                rows.unpack_sums(&sum_of_parts(parts), &mut filters);
                 corner.write(&filters, &mut total);
             }
             Self::Dense { vectors, stride, taps: numbers, .. } => {
@@ -206,8 +225,7 @@ impl Sums {
                 let rows = numbers.len() * channels_in;
                 // From a row to the next, and from a channel.
                 let strides = if *vectors == Vectors::Runs { [1, rows] } else { [*stride, 1] };
-                let bands = total[..channels_out * row_length].par_chunks_mut(width() * row_length);
-                bands.enumerate().for_each(|(band, total)| {
+                let write = |(band, total): (usize, &mut [f32])| {
                     for row in 0..rows {
                         let place = row % channels_in * taps + numbers[row / channels_in];
                         let start = row * strides[0] + band * width() * strides[1];
@@ -215,7 +233,12 @@ impl Sums {
                             total[place] = sums[start + output * strides[1]];
                         }
                     }
-                });
+                };
+                let (total, band) = (&mut total[..channels_out * row_length], width() * row_length);
+                match rows * channels_out < LEAST {
+                    true => total.chunks_mut(band).enumerate().for_each(write),
+                    false => total.par_chunks_mut(band).enumerate().for_each(write),
+                }
             }
         }
         total
@@ -225,7 +248,7 @@ impl Sums {
 /// All parts added up, in their order.
 fn sum_of_parts(parts: &[Buffer]) -> Buffer {
     let mut sums = take(parts.first().map_or(0, |part| part.len()));
-    sums.par_chunks_mut(1 << 12).enumerate().for_each(|(chunk, sums)| {
+    let add = |(chunk, sums): (usize, &mut [f32])| {
         for (number, part) in parts.iter().enumerate() {
             let part = &part[chunk << 12..][..sums.len()];
             if number == 0 {
@@ -234,20 +257,24 @@ fn sum_of_parts(parts: &[Buffer]) -> Buffer {
                 elementwise::accumulate(sums, part);
             }
         }
-    });
+    };
+    match sums.len() * parts.len() < LEAST {
+        true => sums.chunks_mut(1 << 12).enumerate().for_each(add),
+        false => sums.par_chunks_mut(1 << 12).enumerate().for_each(add),
+    }
     sums
 }
 
+/// First element and length of blocks of some length, the last of which may be shorter.
+fn blocks(length: usize, block: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..length).step_by(block).map(move |first| (first, block.min(length - first)))
+}
+
 /// Pixels with zeros behind their channels.
-fn whole_vectors<'a>(pixels: &'a [f32], channels: usize, stride: usize, padded: &'a mut Buffer) -> &'a [f32] {
-    if channels == stride {
-        return pixels;
-    }
-    padded.resize(pixels.len() / channels * stride);
+fn whole_vectors(pixels: &[f32], channels: usize, stride: usize) -> Buffer {
+    let mut padded = zeros(pixels.len() / channels * stride);
     for (target, pixel) in padded.chunks_exact_mut(stride).zip(pixels.chunks_exact(channels)) {
-        let (numbers, rest) = target.split_at_mut(channels);
-        numbers.copy_from_slice(pixel);
-        rest.fill(0.0);
+        target[..channels].copy_from_slice(pixel);
     }
     padded
 }
@@ -282,15 +309,17 @@ pub(crate) fn backward(
             let mut x_grads = x_grad.chunks_mut(units.input);
             let mut input = Framed::new(geometry.input_frame(), channels[0]);
             let mut output = Framed::new(geometry.grad_frame(), channels[1]);
-            let (mut buffer, mut padded) = (Buffer::default(), Buffer::default());
+            let mut buffer = Buffer::default();
             for unit in part {
-                let grad = upstream.read(units.outputs(unit..unit + 1), &mut buffer);
+                let range = units.outputs(unit..unit + 1);
+                let length = range.len();
+                let grad = upstream.read(range, &mut buffer);
                 if let Some(x) = x {
                     let source = x.framed(units.inputs(unit..unit + 1), &mut input);
-                    sums.add(channels[1], source, grad, &mut padded, &mut totals);
+                    sums.add(channels[1], length / channels[1], source, grad, &mut totals);
                 }
                 if let Some(x_grad) = x_grads.next() {
-                    let source = output.of(grad);
+                    let source = output.of(&grad[..length]);
                     for applied in &applied {
                         applied.apply(None, source, x_grad.len() / channels[0], x_grad);
                     }

@@ -1,5 +1,7 @@
 //! What a view uses of a weight, and the zeros around it in the weight's gradient.
 
+use crate::buffer::{Buffer, take, zeros};
+
 /// The first rows of a matrix, and the first numbers of each: all that is used of a tensor, or may be other than zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Corner {
@@ -28,10 +30,9 @@ impl Corner {
         self.whole == self.used
     }
 
-    /// The smallest corner of the matrix that has both in it.
-    pub fn union(self, other: Self) -> Option<Self> {
-        let used = [0, 1].map(|axis| self.used[axis].max(other.used[axis]));
-        (self.whole == other.whole).then_some(Self { used, ..self })
+    /// Zeros around the corner, in which there may be any numbers.
+    pub fn buffer(&self) -> Buffer {
+        if self.is_whole() { take(self.numbers()) } else { zeros(self.numbers()) }
     }
 
     /// Writes the corner's numbers, row by row, to their places in the matrix.
@@ -39,14 +40,6 @@ impl Corner {
         let columns = self.used[1].max(1);
         for (row, numbers) in matrix.chunks_exact_mut(self.whole[1].max(1)).zip(numbers.chunks_exact(columns)) {
             row[..columns].copy_from_slice(numbers);
-        }
-    }
-
-    /// Writes zeros to the corner, but for what is in the other one, too.
-    pub fn clear_outside(&self, other: Self, matrix: &mut [f32]) {
-        for (number, row) in matrix.chunks_exact_mut(self.whole[1].max(1)).take(self.used[0]).enumerate() {
-            let kept = if number < other.used[0] { other.used[1].min(self.used[1]) } else { 0 };
-            row[kept..self.used[1]].fill(0.0);
         }
     }
 }
@@ -87,25 +80,6 @@ mod tests {
             let mut matrix = vec![0.0; corner.numbers()];
             corner.write(&numbers, &mut matrix);
             prop_assert_eq!(matrix, expected);
-        }
-
-        #[test]
-        fn what_is_cleared_is_one_corner_without_the_other(
-            whole in [1..=5usize, 1..=5usize], used in [1..=5usize, 1..=5usize], other in [1..=5usize, 1..=5usize],
-        ) {
-            let corner = |used: [usize; 2]| Corner { whole, used: [0, 1].map(|axis| used[axis].min(whole[axis])) };
-            let (cleared, kept) = (corner(used), corner(other));
-            let mut matrix = vec![1.0; cleared.numbers()];
-            cleared.clear_outside(kept, &mut matrix);
-            for (flat, number) in matrix.iter().enumerate() {
-                let is_cleared = is_inside(flat, &cleared.used, &whole) && !is_inside(flat, &kept.used, &whole);
-                prop_assert_eq!(*number, if is_cleared { 0.0 } else { 1.0 });
-            }
-            let union = cleared.union(kept).expect("one matrix");
-            for flat in 0..cleared.numbers() {
-                let is_in_one = is_inside(flat, &cleared.used, &whole) || is_inside(flat, &kept.used, &whole);
-                prop_assert!(!is_in_one || is_inside(flat, &union.used, &whole));
-            }
         }
     }
 }

@@ -4,13 +4,16 @@
 //! as many as fit, however few channels there are. At a stride every pixel has vectors of its own.
 #![allow(clippy::needless_range_loop)]
 
+mod square;
+
 use pulp::{Simd, WithSimd};
 
 use crate::applied::Weight;
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, take};
 use crate::geometry::Stencil;
 use crate::simd::width;
 use crate::tiles::even_blocks;
+use square::is_square;
 
 /// Elements of the kernel that are worked on together, each in a register.
 const TAPS: usize = 9;
@@ -49,6 +52,12 @@ pub(crate) struct Rows {
     offsets: Vec<usize>,
     /// The taps' numbers among the kernel's elements.
     taps: Vec<usize>,
+    /// Whether the taps are three neighbours in each of three rows in a row: vectors are then worked on row by row, from
+    /// the top down, and every number of the source is loaded once for three rows of the target.
+    is_square: bool,
+    /// Whether a vector may be written that has more than the numbers that count, because whatever lies behind these is
+    /// written later.
+    is_covered: bool,
 }
 
 impl Rows {
@@ -57,45 +66,58 @@ impl Rows {
         let lanes = width();
         let [count, columns] = stencil.target;
         let is_flat = stencil.step[1] == 1 && stencil.source_step[1] == 1;
+        let row = columns * channels;
         let (groups, steps) = if is_flat {
             let period = channels * lanes / common_divisor(channels, lanes);
-            (flat_groups(columns * channels, period, lanes), [period; 2])
+            (flat_groups(row, period, lanes), [period; 2])
         } else {
             let steps = [stencil.source_step[1] * channels, stencil.step[1] * channels];
             (pixel_groups(columns, channels, lanes), steps)
         };
+        let source_row = stencil.source_step[0] * frame_columns * channels;
+        let target_row = stencil.step[0] * map_columns * channels;
+        let offsets = stencil.offsets(frame_columns, channels);
+        let is_square = is_flat && is_square(&offsets, source_row);
+        let is_dense = target_row == row && steps[1] == if is_flat { steps[1] } else { channels };
         Self {
             channels,
+            is_covered: is_dense && if is_flat { is_square } else { groups.len() == 1 && offsets.len() <= TAPS },
+            is_square,
             groups,
             count,
-            source_row: stencil.source_step[0] * frame_columns * channels,
-            target_row: stencil.step[0] * map_columns * channels,
+            source_row,
+            target_row,
             source_step: steps[0],
             target_step: steps[1],
             first: (stencil.first[0] * map_columns + stencil.first[1]) * channels,
-            offsets: stencil.offsets(frame_columns, channels),
+            offsets,
             taps: stencil.taps.iter().map(|tap| tap.number).collect(),
         }
     }
 
-    fn channel(&self, group: &Group, lane: usize) -> usize {
-        (group.offset + lane) % self.channels
+    /// The channel of every lane of a group.
+    fn channels(&self, group: &Group) -> impl Iterator<Item = usize> {
+        (group.offset..group.offset + width()).map(|place| place % self.channels)
     }
 
     /// For every group a vector of what belongs to the channels.
     pub fn pack_channels(&self, values: &[f32]) -> Buffer {
-        let lanes = width();
-        self.groups.iter().flat_map(|group| (0..lanes).map(move |lane| values[self.channel(group, lane)])).collect()
+        self.groups.iter().flat_map(|group| self.channels(group).map(|channel| values[channel])).collect()
     }
 
     /// For every group and tap a vector of weights.
     pub fn pack_weights(&self, weight: Weight<'_>) -> Buffer {
         let lanes = width();
-        let number = |group: &Group, tap: usize, lane: usize| weight.data[self.channel(group, lane) * weight.row + tap];
-        let taps = self.groups.iter().flat_map(|group| self.taps.iter().map(move |tap| (group, *tap)));
-        taps.flat_map(|(group, tap)| (0..lanes).map(move |lane| (group, tap, lane)))
-            .map(|(group, tap, lane)| number(group, tap, lane))
-            .collect()
+        let mut packed = take(self.sums());
+        for (group, packed) in self.groups.iter().zip(packed.chunks_exact_mut((self.taps.len() * lanes).max(1))) {
+            for (lane, channel) in self.channels(group).enumerate() {
+                let weights = &weight.data[channel * weight.row..];
+                for (tap, packed) in self.taps.iter().zip(packed.chunks_exact_mut(lanes)) {
+                    packed[lane] = weights[*tap];
+                }
+            }
+        }
+        packed
     }
 
     /// Numbers in the sums of [`WeightGrad`].
@@ -107,9 +129,10 @@ impl Rows {
     pub fn unpack_sums(&self, sums: &[f32], weight_grad: &mut [f32]) {
         let (lanes, all) = (width(), weight_grad.len() / self.channels);
         for (group, sums) in self.groups.iter().zip(sums.chunks_exact(self.taps.len() * lanes)) {
-            for (tap, sums) in self.taps.iter().zip(sums.chunks_exact(lanes)) {
-                for lane in group.repeated..lanes {
-                    weight_grad[self.channel(group, lane) * all + tap] += sums[lane];
+            for (lane, channel) in self.channels(group).enumerate().skip(group.repeated) {
+                let weights = &mut weight_grad[channel * all..(channel + 1) * all];
+                for (tap, sums) in self.taps.iter().zip(sums.chunks_exact(lanes)) {
+                    weights[*tap] += sums[lane];
                 }
             }
         }
@@ -161,6 +184,10 @@ impl WithSimd for Filter<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
+        if self.rows.is_square {
+            self.columns(simd);
+            return;
+        }
         for group in 0..self.rows.groups.len() {
             for (first, count) in even_blocks(self.rows.taps.len(), TAPS) {
                 match count {
@@ -176,6 +203,16 @@ impl WithSimd for Filter<'_> {
                 }
             }
         }
+    }
+}
+
+/// The vector at the start of a slice, or its first numbers. Of a longer slice, others are behind these.
+#[inline(always)]
+fn load_start<S: Simd, const WHOLE: bool>(simd: S, numbers: &[f32], count: usize) -> S::f32s {
+    if WHOLE || numbers.len() >= S::F32_LANES {
+        S::as_simd_f32s(&numbers[..S::F32_LANES]).0[0]
+    } else {
+        simd.partial_load_f32s(&numbers[..count])
     }
 }
 
@@ -215,13 +252,17 @@ impl Filter<'_> {
             }
             for place in whole..whole + partial {
                 let at = row * rows.source_row + offset + place * source_step;
-                let target = &mut target[place * target_step..][..count];
-                let mut sum = if first_tap == 0 { start } else { simd.partial_load_f32s(target) };
+                let target = &mut target[place * target_step..];
+                let mut sum = if first_tap == 0 { start } else { simd.partial_load_f32s(&target[..count]) };
                 for n in 0..N {
-                    let value = simd.partial_load_f32s(&self.source[at + taps[n]..][..count]);
+                    let value = load_start::<S, false>(simd, &self.source[at + taps[n]..], count);
                     sum = simd.mul_add_e_f32s(weights[n], value, sum);
                 }
-                simd.partial_store_f32s(target, sum);
+                if rows.is_covered && target.len() >= lanes {
+                    S::as_mut_simd_f32s(&mut target[..lanes]).0[0] = sum;
+                } else {
+                    simd.partial_store_f32s(&mut target[..count], sum);
+                }
             }
         }
     }
@@ -241,6 +282,12 @@ impl WithSimd for WeightGrad<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
+        if self.rows.is_square {
+            for group in 0..self.rows.groups.len() {
+                self.columns(simd, group);
+            }
+            return;
+        }
         for group in 0..self.rows.groups.len() {
             for (first, count) in even_blocks(self.rows.taps.len(), TAPS) {
                 match count {

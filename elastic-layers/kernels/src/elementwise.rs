@@ -14,6 +14,9 @@ const ALIGNED: usize = 1 << 10;
 /// `target = a + b`; with `relu`, nothing below 0.
 pub(crate) fn add(a: &[f32], b: &[f32], relu: bool, target: &mut [f32]) {
     let chunk = aligned_chunk(target.len(), ALIGNED);
+    if target.len() <= chunk {
+        return run(Add { a, b, relu, target });
+    }
     let chunks = target.par_chunks_mut(chunk).zip(a.par_chunks(chunk)).zip(b.par_chunks(chunk));
     chunks.for_each(|((target, a), b)| run(Add { a, b, relu, target }));
 }
@@ -32,6 +35,9 @@ impl Change {
     /// Changes all of the target.
     pub fn all(self, target: &mut [f32], x: &[f32]) {
         let chunk = aligned_chunk(target.len(), ALIGNED);
+        if target.len() <= chunk {
+            return run(Update { change: self, x, target });
+        }
         let chunks = target.par_chunks_mut(chunk).zip(x.par_chunks(chunk));
         chunks.for_each(|(target, x)| run(Update { change: self, x, target }));
     }
@@ -45,6 +51,9 @@ pub(crate) fn accumulate(target: &mut [f32], x: &[f32]) {
 /// The gradient behind a ReLU, of what it gave: 0 where that is 0.
 pub(crate) fn relu_grad(output: &[f32], grad: &[f32], target: &mut [f32]) {
     let chunk = aligned_chunk(target.len(), ALIGNED);
+    if target.len() <= chunk {
+        return run(ReluGrad { output, grad, target });
+    }
     let chunks = target.par_chunks_mut(chunk).zip(output.par_chunks(chunk)).zip(grad.par_chunks(chunk));
     chunks.for_each(|((target, output), grad)| run(ReluGrad { output, grad, target }));
 }

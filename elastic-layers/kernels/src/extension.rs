@@ -12,7 +12,7 @@ use burn::tensor::{Shape, Slice};
 
 use crate::Activation;
 use crate::applied::Weight;
-use crate::buffer::{corner_of, set_corner, take};
+use crate::buffer::take;
 use crate::convolution::{self, Behind};
 use crate::elementwise::{self, Change};
 use crate::geometry::Geometry;
@@ -347,11 +347,8 @@ impl PlainKernels for Flex {
         step: SgdStep,
     ) -> (FlexTensor, FlexTensor) {
         let [gradient, velocity] = [gradient, velocity].map(Dense::new);
-        let corners = [&gradient, &velocity].map(|tensor| corner_of(tensor.data()));
         let [mut weight, mut velocity] = [Dense::new(weight), velocity].map(Dense::into_owned);
-        if let Some(corner) = step.apply(weight.storage_mut(), gradient.data(), velocity.storage_mut(), corners) {
-            set_corner(velocity.storage(), corner);
-        }
+        step.apply(weight.storage_mut(), gradient.data(), velocity.storage_mut());
         (weight, velocity)
     }
 }

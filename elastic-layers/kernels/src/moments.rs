@@ -2,7 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use crate::channels::{Function, Itself, fold, gather, period, spread};
+use crate::channels::{Function, Itself, fold, gather, period};
 use crate::simd::run;
 
 /// Numbers that are looked at together: they stay in the first cache between the two passes over them.
@@ -15,48 +15,65 @@ pub(crate) struct Moments {
     count: f64,
     mean: Vec<f64>,
     squares: Vec<f64>,
-    /// Of the chunk at hand, over a period.
+}
+
+/// What [`Moments::add`] works in.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    /// Of the chunk at hand, over a period: sums, and what the squares are relative to.
     sums: Vec<f32>,
+    center: Vec<f32>,
+    /// Of the chunk at hand: means and squares.
+    mean: Vec<f64>,
+    squares: Vec<f64>,
+}
+
+impl Scratch {
+    pub fn new(channels: usize) -> Self {
+        let [sums, center] = [0.0; 2].map(|zero| vec![zero; period(channels)]);
+        let [mean, squares] = [0.0; 2].map(|zero| vec![zero; channels]);
+        Self { sums, center, mean, squares }
+    }
 }
 
 impl Moments {
     pub fn new(channels: usize) -> Self {
         let [mean, squares] = [0.0; 2].map(|zero| vec![zero; channels]);
-        Self { count: 0.0, mean, squares, sums: vec![0.0; period(channels)] }
+        Self { count: 0.0, mean, squares }
     }
 
     /// Adds pixels.
-    pub fn add(&mut self, pixels: &[f32]) {
+    pub fn add(&mut self, pixels: &[f32], scratch: &mut Scratch) {
         let channels = self.mean.len();
-        let chunk = (CHUNK / channels).max(self.sums.len() / channels) * channels;
+        let Scratch { sums, center, mean, squares } = scratch;
+        let chunk = (CHUNK / channels).max(sums.len() / channels) * channels;
         for pixels in pixels.chunks(chunk) {
             let count = (pixels.len() / channels) as f64;
-            let mean: Vec<f64> = self.totals(pixels, None).iter().map(|sum| sum / count).collect();
-            // What the squares are relative to is a number that `f32` has.
-            let rounded: Vec<f32> = mean.iter().map(|mean| *mean as f32).collect();
-            let center = spread(&rounded);
-            let squares = self.totals(pixels, Some(&center));
-            let exact = mean.iter().zip(&rounded).map(|(mean, rounded)| mean - f64::from(*rounded));
-            let squares: Vec<f64> =
-                squares.iter().zip(exact).map(|(squares, rest)| squares - count * rest * rest).collect();
-            self.merge(count, &mean, &squares);
+            totals(pixels, None, sums, mean);
+            for (mean, center) in mean.iter_mut().zip(&mut center[..]) {
+                *mean /= count;
+                // What the squares are relative to is a number that `f32` has.
+                *center = *mean as f32;
+            }
+            for start in (channels..center.len()).step_by(channels) {
+                center.copy_within(..channels, start);
+            }
+            totals(pixels, Some(center), sums, squares);
+            for ((squares, mean), center) in squares.iter_mut().zip(&mean[..]).zip(&center[..]) {
+                let rest = mean - f64::from(*center);
+                *squares -= count * rest * rest;
+            }
+            self.merge(count, mean, squares);
         }
-    }
-
-    fn totals(&mut self, pixels: &[f32], center: Option<&[f32]>) -> Vec<f64> {
-        self.sums.fill(0.0);
-        run(Centered { pixels, center, sums: &mut self.sums });
-        let mut totals = vec![0.0; self.mean.len()];
-        gather(&self.sums, &mut totals);
-        totals
     }
 
     fn merge(&mut self, count: f64, mean: &[f64], squares: &[f64]) {
         let all = self.count + count;
+        let share = count / all;
         for (channel, (mean, squares)) in mean.iter().zip(squares).enumerate() {
             let difference = mean - self.mean[channel];
-            self.mean[channel] += difference * count / all;
-            self.squares[channel] += squares + difference * difference * self.count * count / all;
+            self.mean[channel] += difference * share;
+            self.squares[channel] += squares + difference * difference * self.count * share;
         }
         self.count = all;
     }
@@ -81,6 +98,14 @@ impl Moments {
         let variance = total.squares.iter().map(|squares| (squares / total.count) as f32).collect();
         [total.mean.iter().map(|mean| *mean as f32).collect(), variance]
     }
+}
+
+/// Sums of every channel, or sums of the squared differences from a centre.
+fn totals(pixels: &[f32], center: Option<&[f32]>, sums: &mut [f32], totals: &mut [f64]) {
+    sums.fill(0.0);
+    run(Centered { pixels, center, sums });
+    totals.fill(0.0);
+    gather(sums, totals);
 }
 
 /// Sums, or sums of the squared differences from a centre.

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 use crate::Activation;
 use crate::channels::{Function, fold, gather, map, period, spread, update};
-use crate::moments::Moments;
-use crate::parallel::{aligned_chunk, parts};
+use crate::moments::{Moments, Scratch};
+use crate::parallel::{aligned_chunk, each, parts};
 use crate::simd::{run, select};
 
 /// Scale and shift of every channel, and what follows them.
@@ -59,6 +59,9 @@ impl Normalizer {
     /// Normalises all pixels.
     pub fn map(&self, x: &[f32], target: &mut [f32]) {
         let chunk = aligned_chunk(target.len(), self.mean.len());
+        if target.len() <= chunk {
+            return self.write(x, target);
+        }
         let chunks = target.par_chunks_mut(chunk).zip(x.par_chunks(chunk));
         chunks.for_each(|(target, x)| self.write(x, target));
     }
@@ -66,6 +69,9 @@ impl Normalizer {
     /// As [`Self::map`], in place.
     pub fn update(&self, pixels: &mut [f32]) {
         let chunk = aligned_chunk(pixels.len(), self.mean.len());
+        if pixels.len() <= chunk {
+            return self.apply(pixels);
+        }
         pixels.par_chunks_mut(chunk).for_each(|pixels| self.apply(pixels));
     }
 
@@ -87,10 +93,10 @@ pub(crate) fn statistics(channels: usize, x: &[f32]) -> [Vec<f32>; 2] {
 fn moments(channels: usize, x: &[f32]) -> Vec<Moments> {
     let gather_part = |part: std::ops::Range<usize>| {
         let mut moments = Moments::new(channels);
-        moments.add(&x[part]);
+        moments.add(&x[part], &mut Scratch::new(channels));
         moments
     };
-    parts(x.len(), channels).into_par_iter().map(gather_part).collect()
+    each(parts(x.len(), channels), gather_part)
 }
 
 /// The sum over all pixels, of every channel.
@@ -201,10 +207,8 @@ impl<'a> NormalizerGrad<'a> {
     pub fn new(affine: Affine<'_>, [mean, variance]: [&[f32]; 2], x: &'a [f32], grad: &'a [f32]) -> Self {
         let normalizer = Normalizer::new(affine, mean, variance);
         let channels = normalizer.channels;
-        let parts: Vec<[Vec<f64>; 2]> = parts(x.len(), channels)
-            .into_par_iter()
-            .map(|part| channel_sums(&normalizer, &x[part.clone()], &grad[part]))
-            .collect();
+        let sums = |part: std::ops::Range<usize>| channel_sums(&normalizer, &x[part.clone()], &grad[part]);
+        let parts: Vec<[Vec<f64>; 2]> = each(parts(x.len(), channels), sums);
         let count = (x.len() / channels) as f64;
         let total = |which: usize, channel: usize| parts.iter().map(|part| part[which][channel]).sum::<f64>();
         let [mut gamma_grad, mut beta_grad, mut mean_grad, mut slope] = [const { Vec::new() }; 4];

@@ -45,8 +45,6 @@ impl SgdConfig {
 /// `g <- g + decay w`, `v <- (1 - dampening) g + momentum v` (`v <- g` in the first step), `w <- w - lr v`; with Nesterov's
 /// momentum `w <- w - lr (g + momentum v)`. With momentum, on flex, from a parameter's second step on, one kernel does
 /// all of it in one pass, in place where nothing else holds the weight: drop a view before the step.
-///
-/// Without decay, weights outside the views that were trained do not change, and the pass leaves them out.
 #[derive(Clone)]
 pub struct Sgd {
     weight_decay: Option<WeightDecayConfig>,

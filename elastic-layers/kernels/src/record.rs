@@ -14,7 +14,7 @@ use burn::backend::{Autodiff, AutodiffBackend, Flex, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
 use crate::Activation;
-use crate::buffer::{Buffer, take, zeros_around};
+use crate::buffer::{Buffer, take};
 use crate::convolution::{self, Behind, Upstream};
 use crate::corner::Corner;
 use crate::elementwise::{self, Change};
@@ -73,7 +73,7 @@ impl ConvState {
         let [x_grad, weight_grad] = convolution::backward(geometry, x.as_ref(), weight, upstream, self.corner);
         let [height, width] = geometry.input;
         let x_shape = Shape::from([geometry.batch, geometry.channels_in, height, width]);
-        let weight_grad = weight_grad.map(|grad| in_corner(grad, self.corner, self.weight_shape));
+        let weight_grad = weight_grad.map(|grad| whole(grad, self.weight_shape));
         [x_grad.map(|grad| Maps::tensor(grad, x_shape)), weight_grad]
     }
 }
@@ -82,9 +82,9 @@ fn corner(sizes: &[usize], shape: &Shape) -> Corner {
     Corner::new(sizes, shape).expect("the caller sends other parts to Burn")
 }
 
-/// A tensor of numbers that are zeros around a corner.
-fn in_corner(data: Buffer, corner: Corner, shape: Shape) -> FlexTensor {
-    FlexTensor::new(data.into_bytes_around(corner), Layout::contiguous(shape), DType::F32)
+/// The gradient of a whole parameter.
+fn whole(data: Buffer, shape: Shape) -> FlexTensor {
+    FlexTensor::new(data.into_bytes(), Layout::contiguous(shape), DType::F32)
 }
 
 /// Registers the gradients of the parents that need one.
@@ -130,9 +130,9 @@ impl Backward<Flex, 1> for CropBackward {
         let grad = Dense::new(grads.consume::<Flex>(&ops.node));
         let [shape, sizes] = ops.state;
         let corner = corner(&sizes, &shape);
-        let mut all = zeros_around(corner);
+        let mut all = corner.buffer();
         corner.write(grad.data(), &mut all);
-        let all = in_corner(all, corner, shape);
+        let all = whole(all, shape);
         register(grads, ops.parents.map(|parent| parent.map(|parent| parent.id)), [Some(all)]);
     }
 }

@@ -66,6 +66,11 @@ pub(crate) struct Strided<'a> {
 }
 
 impl Packed {
+    /// Whether all channels of a pixel are written together.
+    pub fn is_one_panel(&self) -> bool {
+        self.channels.div_ceil(width()) <= panel_vectors(self.depth)
+    }
+
     /// Packs a weight.
     pub fn new(weight: &Strided<'_>) -> Self {
         let ([channels, sources], lanes) = (weight.channels, width());
@@ -128,6 +133,9 @@ pub(crate) struct Products<'a> {
     pub runs: &'a [(usize, usize)],
     pub target: &'a mut [f32],
     pub places: &'a [usize],
+    /// Whether a vector may be written that has more than the channels, because whatever lies behind a pixel is written
+    /// after it.
+    pub is_covered: bool,
 }
 
 impl WithSimd for Products<'_> {
@@ -217,11 +225,11 @@ impl Products<'_> {
             }
         }
         for m in 0..M {
-            let target = &mut self.target[self.places[pixel + m] + start..][..count];
-            if count == V * lanes {
-                S::as_mut_simd_f32s(target).0[..V].copy_from_slice(&sums[m]);
+            let target = &mut self.target[self.places[pixel + m] + start..];
+            if count == V * lanes || self.is_covered && target.len() >= V * lanes {
+                S::as_mut_simd_f32s(&mut target[..V * lanes]).0.copy_from_slice(&sums[m]);
             } else {
-                for (v, part) in target.chunks_mut(lanes).enumerate() {
+                for (v, part) in target[..count].chunks_mut(lanes).enumerate() {
                     simd.partial_store_f32s(part, sums[m][v]);
                 }
             }
@@ -236,8 +244,10 @@ pub(crate) struct Outer<'a> {
     pub bases: &'a [usize],
     /// Offset and length of every run.
     pub runs: &'a [(usize, usize)],
+    /// Whole vectors of every pixel; where there is no channel, any numbers may be.
     pub grad: &'a [f32],
-    /// Numbers of a pixel in `grad`.
+    /// Numbers from a pixel to the next in `grad`, and of the vectors that are read of it.
+    pub step: usize,
     pub stride: usize,
     pub vectors: Vectors,
     pub sums: &'a mut [f32],
@@ -246,7 +256,7 @@ pub(crate) struct Outer<'a> {
 /// Where the vectors of an [`Outer`] lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Vectors {
-    /// In the pixels of `grad`, which are whole vectors, with zeros where there is no channel.
+    /// In the pixels of `grad`.
     Channels,
     /// In the runs, which are whole vectors.
     Runs,
@@ -331,8 +341,8 @@ impl Outer<'_> {
     fn tile<S: Simd, const ALONG: bool, const H: usize, const V: usize>(&mut self, simd: S, place: Place) {
         let lanes = S::F32_LANES;
         let mut sums = [[simd.splat_f32s(0.0); V]; H];
-        for (&base, grad) in self.bases.iter().zip(self.grad.chunks_exact(self.stride)) {
-            let source = &self.source[base..];
+        for (pixel, &base) in self.bases.iter().enumerate() {
+            let (source, grad) = (&self.source[base..], &self.grad[pixel * self.step..]);
             let (numbers, vectors) = if ALONG { (grad, source) } else { (source, grad) };
             let numbers = &numbers[place.numbers..place.numbers + H];
             let vectors = S::as_simd_f32s(&vectors[place.vectors..place.vectors + V * lanes]).0;
