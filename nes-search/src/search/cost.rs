@@ -63,7 +63,12 @@ impl<M: Backbone + 'static> Task<'_, M> {
     ///
     /// # Errors
     /// If the backbone cannot be built, or an image cannot be read.
-    pub fn training_seconds(&self, observer: &mut dyn Observer) -> Result<Option<f64>, SearchError> {
+    pub fn training_seconds(&self, observer: &mut (dyn Observer + Send)) -> Result<Option<f64>, SearchError> {
+        // Among the threads that compute, no operation has to wake them.
+        rayon::scope(|_| self.timed_training(observer))
+    }
+
+    fn timed_training(&self, observer: &mut (dyn Observer + Send)) -> Result<Option<f64>, SearchError> {
         let device = self.devices[0].clone().autodiff();
         let mut model = self.blueprint.network(&self.blueprint.space().base(), 0, &device)?;
         let (batch_size, steps) = self.recipe.steps(self.train.len() + self.evaluation.len());
