@@ -50,7 +50,10 @@ fn a_dimension_that_no_layer_uses_is_named() {
 #[test]
 fn a_size_that_is_read_from_a_dimension_is_named() {
     let message = message(|width| (width.max() / 2 * 2).into(), false).expect("an error");
-    assert!(message.contains("`head.weight` at width=2: expected the shape [8, 10] of a view, found [2, 10]"), "{message}");
+    assert!(
+        message.contains("`head.weight` at width=2: expected the shape [8, 10] of a view, found [2, 10]"),
+        "{message}"
+    );
     assert!(message.contains("`max()`"), "{message}");
 }
 

@@ -5,8 +5,8 @@ use elastic_layers::{Backbone, DimKind, Macs};
 use nes_search::data::{Augment, ImageData, ImageSet, Normalization};
 use nes_search::rng::{Stream, stream};
 use nes_search::{
-    Blueprint, Bound, Budget, Checkpoints, Course, LEAST_SHARE, Limits, Observer, Progress, Projection, ProjectionError, SgdSettings,
-    TrainSettings, baselines, evaluate, train,
+    Blueprint, Bound, Budget, Checkpoints, Course, LEAST_SHARE, Limits, Observer, Progress, Projection,
+    ProjectionError, SgdSettings, TrainSettings, baselines, evaluate, train,
 };
 use rand::RngExt;
 
@@ -260,7 +260,8 @@ fn an_interrupted_training_goes_on_bit_for_bit() {
     let blueprint = blueprint();
     let (set, normalization) = images();
     let device = burn::tensor::Device::default();
-    let network = || blueprint.network(&blueprint.space().smallest(), 5, &device.clone().autodiff()).expect("a network");
+    let network =
+        || blueprint.network(&blueprint.space().smallest(), 5, &device.clone().autodiff()).expect("a network");
     let logits = |model: &elastic_layers::backbones::MobileNetV2| {
         let ones = burn::tensor::Tensor::ones([1, 1, 28, 28], &device);
         model.forward(ones).into_data().iter::<f32>().map(f32::to_bits).collect::<Vec<_>>()

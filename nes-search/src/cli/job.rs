@@ -9,8 +9,8 @@ use nes_search::data::{ImageData, ImageSet, Normalization, batch, batches};
 use nes_search::latency::{Adjusted, LatencyTable, MeasuredNetwork};
 use nes_search::search::{HISTORY, SearchCost, SharedAccuracy, Trial};
 use nes_search::{
-    AnyBackbone, Blueprint, Budget, Config, Found, LEAST_SHARE, Limits, Observer, Preset, Projection, Room,
-    Search, SearchError, Task,
+    AnyBackbone, Blueprint, Budget, Config, Found, LEAST_SHARE, Limits, Observer, Preset, Projection, Room, Search,
+    SearchError, Task,
 };
 use serde::{Deserialize, Serialize};
 
