@@ -44,7 +44,7 @@ impl Architecture {
     /// The value of a dimension, which is at `index` of its space.
     ///
     /// # Panics
-    /// If the architecture has another dimension there, by its name, or a value that is larger than that dimension's.
+    /// If the architecture has another dimension there, by its name, or a value that is none of that dimension's.
     #[inline]
     pub(crate) fn value_of(&self, index: usize, dim: &'static ElasticDim) -> usize {
         match self.dims.get(index) {
@@ -56,13 +56,14 @@ impl Architecture {
     /// The value of a dimension that is not quite that of the architecture's space.
     #[cold]
     fn value_of_other(&self, index: usize, dim: &ElasticDim) -> usize {
-        let ElasticDim { name, max, .. } = dim;
+        let ElasticDim { name, min, max, step, .. } = dim;
         match self.dims.get(index) {
-            Some(dim) if dim.name == *name => {
+            Some(own) if own.name == *name => {
                 let value = self.values[index];
                 assert!(
-                    value <= *max,
-                    "the architecture is of another search space: dimension \"{name}\" holds up to {max}, got {value}"
+                    dim.contains(value),
+                    "the architecture is of another search space: dimension \"{name}\" has {min} to {max} in steps of {step}, \
+                     got {value}"
                 );
                 value
             }

@@ -125,7 +125,7 @@ impl<'a> Adaptation<'a> {
 /// A module that can be seen at any architecture of a search space.
 ///
 /// Derive it beside [`Module`]: every field must be `Elastic`, or be marked `#[elastic(skip)]`, and is then kept as it
-/// is. Layers without parameters of Burn's own are.
+/// is. Layers without parameters of Burn's own are `Elastic`, and its `Activation`.
 ///
 /// ```compile_fail
 /// #[derive(burn::module::Module, elastic_layers::Elastic, Debug)]
@@ -133,6 +133,12 @@ impl<'a> Adaptation<'a> {
 ///     fixed: burn::nn::BatchNorm, // not elastic, and not skipped
 /// }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not `Elastic`",
+    label = "this field is not `Elastic`",
+    note = "use the elastic layer of this kind, such as `ElasticConv2d` for `Conv2d`, or derive `Elastic` for a module of your \
+            own; or mark the field `#[elastic(skip)]`: it is then kept as it is at every architecture"
+)]
 pub trait Elastic: Module + ModuleDisplay {
     /// The module after a change; what [`select`](Self::select) and its siblings call on every field.
     fn adapt(&self, adaptation: &Adaptation<'_>) -> Self;
@@ -162,7 +168,13 @@ pub trait Elastic: Module + ModuleDisplay {
     /// If the architecture is of another search space.
     #[must_use]
     fn materialize_at(&self, architecture: &Architecture) -> Self {
-        self.adapt(&Adaptation::new(Change::Materialize(architecture)))
+        let model = self.adapt(&Adaptation::new(Change::Materialize(architecture)));
+        // What is skipped is a clone, which shares its running statistics: they are changed in place, and a training of one
+        // model would change the other's. Behind these two a model has its own.
+        match model.devices().first() {
+            Some(device) if device.is_autodiff() => model.valid().train(),
+            _ => model,
+        }
     }
 
     /// The same module with every batch norm's statistics taken from elsewhere.
@@ -252,7 +264,25 @@ without_parameters!(
     usize,
     f64,
     nn::Dropout,
+    nn::GaussianNoise,
+    nn::Identity,
+    nn::PixelShuffle,
+    nn::PixelUnshuffle,
+    nn::activation::Activation,
+    nn::activation::Celu,
+    nn::activation::HardShrink,
+    nn::activation::Hardtanh,
+    nn::activation::LogSigmoid,
+    nn::activation::Selu,
+    nn::activation::Shrink,
+    nn::activation::SoftShrink,
+    nn::activation::Softsign,
+    nn::activation::Tanhshrink,
+    nn::activation::ThresholdedRelu,
     nn::Elu,
+    nn::activation::GLU,
+    nn::interpolate::Interpolate1d,
+    nn::interpolate::Interpolate2d,
     nn::Gelu,
     nn::HardSigmoid,
     nn::activation::HardSwish,

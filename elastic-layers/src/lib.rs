@@ -52,6 +52,7 @@ mod architecture;
 pub mod backbones;
 pub mod blocks;
 pub mod capture;
+mod check;
 mod cost;
 mod crop;
 mod dim;
@@ -65,6 +66,7 @@ mod space;
 mod weights;
 
 pub use architecture::{Architecture, ArchitectureError};
+pub use check::{ModelError, check_model};
 pub use cost::{Cost, CostError, CostModel};
 pub use dim::{DimKind, ElasticDim};
 pub use elastic::{Adaptation, AxesVisitor, Change, Elastic, Statistics};

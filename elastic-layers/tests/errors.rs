@@ -87,7 +87,7 @@ fn a_materialised_model_of_another_spaces_architecture_is_refused() {
 }
 
 #[test]
-#[should_panic(expected = "the architecture is of another search space: dimension \"width\" holds up to 8, got 9")]
+#[should_panic(expected = "the architecture is of another search space: dimension \"width\" has")]
 fn an_architecture_wider_than_the_supernet_is_refused() {
     let mut other = SearchSpace::new();
     other.channels("width", 9).range(4..=9).add().expect("a dimension");

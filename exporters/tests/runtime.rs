@@ -114,10 +114,33 @@ fn networks_of_another_kind_are_refused() {
     for kind in runtimes() {
         let two = runtime::load(kind, &fixture("two_inputs.onnx"), 1).expect_err("two inputs");
         assert!(matches!(two, RuntimeError::Interface { inputs: 2, outputs: 1, .. }), "{two}");
-        let integer = runtime::load(kind, &fixture("integer_input.onnx"), 1).expect_err("not f32");
-        assert!(matches!(integer, RuntimeError::ElementType { place: "input", .. }), "{integer}");
         let threads = runtime::load(kind, &fixture("conv_relu_gemm.onnx"), 0).expect_err("no thread");
         assert!(matches!(threads, RuntimeError::NoThreads), "{threads}");
+    }
+}
+
+#[test]
+fn inputs_of_other_numbers_are_fed_as_f32() {
+    for kind in runtimes() {
+        let mut network = runtime::load_any(kind, &fixture("integer_input.onnx"), 1).expect("integers");
+        let input = network.inputs()[0].clone();
+        assert!(!input.element.is_float() && !input.name.is_empty(), "{input:?}");
+        let shape: Vec<usize> = input.shape.iter().map(|size| size.unwrap_or(2)).collect();
+        let outputs = network.run_all(&[&ArrayD::ones(shape)]).expect("runs");
+        assert!(outputs[0].iter().all(|value| value.is_finite()), "{outputs:?}");
+    }
+}
+
+#[test]
+fn a_file_may_have_any_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["model.bin", "model", "model.ONNX"] {
+        let path = folder.path().join(name);
+        fs::copy(fixture("conv_relu_gemm.onnx"), &path).expect("a copy");
+        for kind in runtimes() {
+            let network = runtime::load(kind, &path, 1).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(network.input_shape().len(), 4);
+        }
     }
 }
 
@@ -240,8 +263,11 @@ fn run_damaged(kind: RuntimeKind) {
             writeln!(std::io::stdout(), "damage {index} of {name}").expect("the test that reads it");
             fs::write(&path, random.damaged(&good)).expect("writes");
             let Ok(mut network) = runtime::load_any(kind, &path, 1) else { continue };
-            let shapes: Vec<Vec<usize>> =
-                network.input_shapes().iter().map(|axes| axes.iter().map(|size| size.unwrap_or(2)).collect()).collect();
+            let shapes: Vec<Vec<usize>> = network
+                .inputs()
+                .iter()
+                .map(|input| input.shape.iter().map(|size| size.unwrap_or(2)).collect())
+                .collect();
             if shapes.iter().all(|shape| shape.iter().product::<usize>() < 100_000) {
                 let inputs: Vec<ArrayD<f32>> = shapes.into_iter().map(ArrayD::zeros).collect();
                 ran += usize::from(network.run_all(&inputs.iter().collect::<Vec<_>>()).is_ok());
@@ -271,6 +297,8 @@ fn an_unusable_library_is_an_error() {
     if env::var_os(CHILD).is_some() {
         let library = PathBuf::from(env::var_os("ORT_DYLIB_PATH").expect("set by the test that started this one"));
         assert_eq!(runtime::available(), [RuntimeKind::Rten]);
+        let complaint = runtime::complaint().expect("somebody meant a library").to_string();
+        assert!(complaint.contains(&*library.to_string_lossy()), "{complaint}");
         for _ in 0..2 {
             let error =
                 runtime::load(RuntimeKind::OnnxRuntime, &fixture("conv_relu_gemm.onnx"), 1).expect_err("no library");
@@ -300,6 +328,7 @@ fn a_missing_library_is_an_error() {
             error => panic!("{error}"),
         };
         assert!(message.contains("`ORT_DYLIB_PATH`") && message.contains("pip's package"), "{message}");
+        assert!(runtime::complaint().is_none(), "nobody meant one");
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");

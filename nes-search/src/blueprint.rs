@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::module::{ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use elastic_layers::blocks::BlockModel;
-use elastic_layers::{Architecture, Backbone, CostError, CostModel, Elastic, Macs, SearchSpace, SpaceError};
+use elastic_layers::{
+    Architecture, Backbone, CostError, CostModel, Elastic, Macs, ModelError, SearchSpace, SpaceError, check_model,
+};
 
 use crate::budget::Budget;
 use crate::latency::{Latency, LatencyModel, LatencyTable};
@@ -34,8 +36,8 @@ impl<M: Backbone + 'static> Blueprint<M> {
     /// `[channels, height, width]`.
     ///
     /// # Errors
-    /// If the code fails.
-    pub fn new<F>(image: [usize; 3], build: F) -> Result<Self, SpaceError>
+    /// If the code fails, or the model is not what its space says: [`check_model`].
+    pub fn new<F>(image: [usize; 3], build: F) -> Result<Self, ModelError>
     where
         F: Fn(&mut SearchSpace, &Device) -> Result<M, SpaceError> + Send + Sync + 'static,
     {
@@ -43,6 +45,7 @@ impl<M: Backbone + 'static> Blueprint<M> {
         let mut space = SearchSpace::new();
         // Parameters are initialised lazily: this builds the space, and no weights.
         build(&mut space, &Device::default())?;
+        check_model(&space, image, |space, device| build(space, device))?;
         let for_cost = build.clone();
         let cost = CostModel::new(&space, image, move |device| for_cost(&mut SearchSpace::new(), device));
         let for_blocks = build.clone();

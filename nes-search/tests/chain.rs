@@ -232,7 +232,7 @@ fn check_refused_export(folder: &Path, out: &Path) {
     }
     let broken = folder.join("broken");
     fs::create_dir(&broken).expect("a folder");
-    for name in ["config.toml", "architecture.json"] {
+    for name in ["config.toml", "architecture.json", "data.json"] {
         fs::copy(out.join(name), broken.join(name)).expect("a file");
     }
     let weights = network(out).map(&mut NoNumbers).into_record().into_bytes().expect("a record");
@@ -249,7 +249,7 @@ fn check_refused_export(folder: &Path, out: &Path) {
     refused(&["export", "broken", "--out", "broken.onnx"]);
     let left = |folder: &Path| fs::read_dir(folder).expect("a folder").count();
     assert!(!folder.join("broken.onnx").exists());
-    assert_eq!((left(&broken), left(folder)), (4, 3), "only the run, its copy, and the file exported before");
+    assert_eq!((left(&broken), left(folder)), (5, 3), "only the run, its copy, and the file exported before");
 }
 
 /// The checker, the simplifier, and a count of MACs and parameters from the file's own shapes.

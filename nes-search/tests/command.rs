@@ -162,6 +162,7 @@ fn a_run_directory_in_use() {
     let run = directory.path().join("mine");
     fs::create_dir(&run).unwrap();
     fs::write(run.join("summary.json"), "precious").unwrap();
+    fs::write(run.join("config.toml"), Config::preset(Preset::Smoke).to_toml()).unwrap();
     let message = refused(&["run", "--preset", "smoke", "--out", "mine"], directory.path());
     assert_tells(&message, &["mine", "new or an empty directory", "--overwrite"]);
     // As while another command writes into it.

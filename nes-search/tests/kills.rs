@@ -83,6 +83,7 @@ fn assert_nothing_is_half_written(directory: &Path) {
             }
             Some("toml") => drop(String::from_utf8(content).expect("text").parse::<toml::Table>().expect("TOML")),
             Some("bpk" | "onnx") => assert!(content.len() > 100, "{at}"),
+            None if path.ends_with("blake3") => assert_eq!(content.len(), 64, "{at}"),
             _ => panic!("{at}: what is this?"),
         }
     }
@@ -97,6 +98,20 @@ fn assert_nothing_is_half_written(directory: &Path) {
     }
 }
 
+/// What a run came to, but for times: its table, and the exported weights of every network.
+fn results_of_run(directory: &Path) -> (Value, Vec<Vec<u8>>) {
+    let text = fs::read_to_string(directory.join("summary.json")).expect("a table");
+    let mut summary: Value = serde_json::from_str(&text).expect("JSON");
+    summary["search"]["seconds"] = Value::Null;
+    summary["training_seconds"] = Value::Null;
+    for row in summary["rows"].as_array_mut().expect("rows") {
+        row["onnx_p50_ms"] = Value::Null;
+        row["onnx_p90_ms"] = Value::Null;
+    }
+    let files = ["model.onnx", "uniform-channel/model.onnx", "uniform-joint/model.onnx", "training.json"];
+    (summary, files.map(|file| fs::read(directory.join(file)).expect("a file")).into())
+}
+
 /// What a search came to, but for the time that it took.
 fn results(directory: &Path) -> (String, String, Value) {
     let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -106,21 +121,21 @@ fn results(directory: &Path) -> (String, String, Value) {
 }
 
 #[test]
-fn a_search_killed_at_25_random_moments_ends_as_if_it_had_not_been() {
+fn a_run_killed_at_25_random_moments_ends_as_if_it_had_not_been() {
     let directory = setting();
     let path = directory.path();
     let begin = Instant::now();
-    finish(start(path, "search", "whole"));
+    finish(start(path, "run", "whole"));
     let duration = begin.elapsed();
-    let expected = results(&path.join("whole"));
-    assert!(expected.1.lines().count() > 5, "rounds: {}", expected.1);
+    let whole = path.join("whole");
+    let expected = (results(&whole), results_of_run(&whole));
     let mut rng = ChaCha8Rng::seed_from_u64(25);
-    let (mut kills, mut searches, mut amid) = (0, 0, 0);
+    let (mut kills, mut runs, mut in_search, mut in_training) = (0, 0, 0, 0);
     while kills < 25 {
-        let out = format!("killed-{searches}");
+        let out = path.join(format!("killed-{runs}"));
         loop {
-            let mut process = start(path, "search", &out);
-            let moment = if kills < 25 { rng.random_range(0.0..0.9) } else { 1e3 };
+            let mut process = start(path, "run", &format!("killed-{runs}"));
+            let moment = if kills < 25 { rng.random_range(0.0..0.6) } else { 1e3 };
             let end = Instant::now() + duration.mul_f64(moment);
             while Instant::now() < end && process.try_wait().expect("a process").is_none() {
                 sleep(Duration::from_millis(1));
@@ -132,18 +147,17 @@ fn a_search_killed_at_25_random_moments_ends_as_if_it_had_not_been() {
             process.kill().expect("SIGKILL");
             process.wait().expect("it ends");
             kills += 1;
-            amid += usize::from(path.join(&out).join("checkpoints").exists());
-            assert_nothing_is_half_written(&path.join(&out));
+            in_search += usize::from(out.join("checkpoints").exists() && !out.join("search.json").exists());
+            in_training += usize::from(
+                ["", "uniform-channel", "uniform-joint"].iter().any(|name| out.join(name).join("trainings").exists()),
+            );
+            assert_nothing_is_half_written(&out);
         }
-        assert_eq!(results(&path.join(&out)), expected, "{out}, after {kills} kills");
-        let left: Vec<_> = fs::read_dir(path.join(&out).join("checkpoints"))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        assert_eq!(left.len(), 2, "{left:?}");
-        searches += 1;
+        assert!((results(&out), results_of_run(&out)) == expected, "{}, after {kills} kills", out.display());
+        assert_eq!(fs::read_dir(out.join("checkpoints")).expect("a folder").count(), 2);
+        runs += 1;
     }
-    assert!(amid >= 12, "{amid} of {kills} kills were amid a search");
+    assert!(in_search >= 3 && in_training >= 3, "{in_search} kills in a search, {in_training} in trainings");
 }
 
 /// Reads the notes of a command until one begins like this.

@@ -80,9 +80,44 @@ fn wrong_usage_and_wrong_files_have_their_exit_codes() {
         let output = bench(&[&arguments[..], &[missing]].concat());
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.starts_with("onnx-bench: ") && message.lines().count() == 1, "{message}");
+        // The other file is measured all the same.
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
-            output.stdout.is_empty() && message.starts_with("onnx-bench: ") && message.lines().count() == 1,
-            "{message}"
+            printed.contains(if missing == "--json" { "\"failures\"" } else { "failed: missing.onnx" }),
+            "{printed}"
         );
+    }
+}
+
+#[test]
+fn a_file_that_a_runtime_cannot_load_is_a_row_with_the_reason() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bad = folder.path().join("bad.onnx");
+    std::fs::write(&bad, "no network").expect("a file");
+    let bad = bad.to_str().expect("a name in UTF-8");
+    let output = bench(&[bad, "--runtime", "rten", "--iterations", "2", "--csv"]);
+    assert_eq!(output.status.code(), Some(1));
+    let csv = String::from_utf8(output.stdout).expect("text");
+    let rows: Vec<&str> = csv.lines().collect();
+    assert!(rows.len() == 3 && rows[0].ends_with(",error") && rows[1].contains("conv_relu_gemm.onnx"), "{csv}");
+    assert!(rows[2].starts_with(bad) && rows[2].contains("cannot load"), "{csv}");
+}
+
+#[test]
+fn free_axes_are_given_by_a_flag() {
+    let free = fixture("symbolic_size.onnx");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_onnx-bench"));
+        command.arg(&free).args(["--runtime", "rten", "--iterations", "2", "--json"]).args(arguments);
+        command.output().expect("the command runs")
+    };
+    assert!(String::from_utf8_lossy(&run(&[]).stderr).contains("with --shape "));
+    let output = run(&["--shape", "1x3x8x8"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let file: BenchFile = serde_json::from_slice(&output.stdout).expect("a report");
+    assert_eq!(file.reports[0].input_shape, [1, 3, 8, 8]);
+    for wrong in ["images=", "1x0", "x"] {
+        assert_eq!(run(&["--shape", wrong]).status.code(), Some(2), "{wrong}");
     }
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use exporters::runtime::{self, RuntimeKind};
-use onnx_bench::latency::{Amount, BenchError, BenchFile, BenchOptions, BenchReport, Phase, bench_file, compare};
+use onnx_bench::latency::{
+    Amount, BenchError, BenchFile, BenchOptions, BenchReport, Phase, bench_file, compare, compare_each,
+};
 use onnx_bench::machine::Machine;
 use onnx_bench::statistics::Summary;
 
@@ -24,11 +26,12 @@ fn assert_consistent(report: &BenchReport, options: &BenchOptions) {
     assert_eq!(report.samples_ms.len(), report.iterations);
     let summary = Summary::from_samples(&report.samples_ms).expect("samples");
     assert!((summary.p90 - report.p90_ms).abs() < 1e-9);
-    let throughput = options.batch as f64 / (report.mean_ms / 1e3);
+    let batch = options.batch.unwrap_or(1);
+    let throughput = batch as f64 / (report.mean_ms / 1e3);
     assert!((report.throughput_per_s / throughput - 1.0).abs() < 1e-9);
     assert_eq!(report.noisy, report.noisy_reason.is_some());
-    assert_eq!((report.threads, report.batch), (options.threads, options.batch));
-    assert_eq!(report.input_shape, [options.batch, 3, 8, 8]);
+    assert_eq!((report.threads, report.batch), (options.threads, batch));
+    assert_eq!(report.input_shape, [batch, 3, 8, 8]);
     assert_eq!(report.file_bytes, std::fs::metadata(&report.file).expect("the file").len());
 }
 
@@ -36,7 +39,7 @@ fn assert_consistent(report: &BenchReport, options: &BenchOptions) {
 fn a_file_is_measured_on_every_runtime() {
     for kind in runtime::available() {
         for (threads, batch) in [(1, 1), (2, 5)] {
-            let options = BenchOptions { threads, batch, ..counted(40) };
+            let options = BenchOptions { threads, batch: Some(batch), ..counted(40) };
             let report = bench_file(&fixture("conv_relu_gemm.onnx"), kind, &options, None).expect("measures");
             assert_eq!((report.runtime, report.iterations), (kind, 40));
             assert_consistent(&report, &options);
@@ -65,7 +68,7 @@ fn entries_are_measured_in_turn_and_reported_in_order() {
     let mut entries = vec![(path.as_path(), RuntimeKind::Rten), (fixed.as_path(), RuntimeKind::Rten)];
     entries.extend(runtime::available().into_iter().skip(1).map(|kind| (path.as_path(), kind)));
     let measure = Amount::Time(Duration::from_millis(250));
-    let options = BenchOptions { batch: 2, measure, ..counted(0) };
+    let options = BenchOptions { batch: Some(2), measure, ..counted(0) };
     let (mut blocks, mut shares) = (Vec::new(), Vec::new());
     let mut listener = |progress: &onnx_bench::latency::Progress<'_>| {
         if progress.phase == Phase::Measure {
@@ -89,7 +92,7 @@ fn entries_are_measured_in_turn_and_reported_in_order() {
 #[test]
 fn names_in_the_file_are_stable() {
     let report = bench_file(&fixture("conv_relu_gemm.onnx"), RuntimeKind::Rten, &counted(5), None).expect("measures");
-    let file = BenchFile { machine: Machine::describe(), reports: vec![report] };
+    let file = BenchFile { machine: Machine::describe(), reports: vec![report], failures: Vec::new() };
     let text = serde_json::to_string(&file).expect("serialises");
     assert_eq!(serde_json::from_str::<BenchFile>(&text).expect("its own format"), file);
     let value: serde_json::Value = serde_json::from_str(&text).expect("json");
@@ -125,16 +128,39 @@ fn names_in_the_file_are_stable() {
 }
 
 #[test]
+fn networks_of_several_inputs_and_of_integers_are_measured() {
+    for (name, inputs) in [("two_inputs.onnx", 2), ("integer_input.onnx", 1), ("symbolic_size.onnx", 1)] {
+        let mut options = counted(10);
+        if name == "symbolic_size.onnx" {
+            options.shapes = vec![(None, vec![1, 3, 8, 8])];
+        }
+        for kind in runtime::available() {
+            let report = bench_file(&fixture(name), kind, &options, None).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!((report.inputs.len(), report.iterations), (inputs, 10), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_measured_keeps_no_other_from_it() {
+    let (good, bad) = (fixture("conv_relu_gemm.onnx"), fixture("missing.onnx"));
+    let entries = [(bad.as_path(), RuntimeKind::Rten), (good.as_path(), RuntimeKind::Rten)];
+    let results = compare_each(&entries, &counted(10), &mut runtime::load_any, None).expect("something to measure");
+    assert!(results[0].is_err() && results[1].as_ref().is_ok_and(|report| report.iterations == 10), "{results:?}");
+}
+
+#[test]
 fn impossible_benchmarks_are_errors() {
     let bench = |name: &str, options: &BenchOptions| {
         bench_file(&fixture(name), RuntimeKind::Rten, options, None).expect_err("impossible").to_string()
     };
     let options = counted(5);
     assert!(bench("missing.onnx", &options).starts_with("cannot read"));
-    assert!(bench("fixed_batch.onnx", &options).contains("found a fixed batch of 2"));
+    let one = BenchOptions { batch: Some(1), ..counted(5) };
+    assert!(bench("fixed_batch.onnx", &one).contains("found a fixed batch of 2"));
     assert!(bench("symbolic_size.onnx", &options).contains("found axis 2 of free size"));
-    assert!(bench("conv_relu_gemm.onnx", &BenchOptions { threads: 0, ..options }).contains("threads"));
-    let batch = bench("conv_relu_gemm.onnx", &BenchOptions { batch: 0, ..options });
+    assert!(bench("conv_relu_gemm.onnx", &BenchOptions { threads: 0, ..options.clone() }).contains("threads"));
+    let batch = bench("conv_relu_gemm.onnx", &BenchOptions { batch: Some(0), ..options.clone() });
     assert_eq!(batch, "batch of a benchmark: expected at least 1, found 0");
     assert!(bench("conv_relu_gemm.onnx", &counted(0)).starts_with("iterations of a benchmark"));
     assert!(matches!(compare(&[], &options, None), Err(BenchError::Nothing { what: "files" })));

@@ -1,7 +1,8 @@
 //! The derive macro of `elastic_layers::Elastic`.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Fields, Index, parse_macro_input, parse_quote};
 
 /// Implements `Elastic` field by field, for structs and enums.
@@ -78,8 +79,11 @@ fn arm(path: TokenStream, fields: &Fields, variant: Option<&Ident>) -> syn::Resu
             visited.extend(quote!(let _ = #binding;));
         } else {
             pattern.extend(quote!(#member: #binding,));
-            adapted.extend(quote!(#member: ::elastic_layers::Elastic::adapt(#binding, &adaptation.field(#name)),));
-            visited.extend(quote!(::elastic_layers::Elastic::visit_axes(#binding, visitor);));
+            // A field that is not elastic is what the compiler's message points to.
+            let (kind, span) = (&field.ty, field.ty.span());
+            let elastic = quote_spanned!(span=> <#kind as ::elastic_layers::Elastic>);
+            adapted.extend(quote!(#member: #elastic::adapt(#binding, &adaptation.field(#name)),));
+            visited.extend(quote!(#elastic::visit_axes(#binding, visitor);));
         }
     }
     Ok(Arm {

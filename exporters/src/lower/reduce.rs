@@ -84,7 +84,10 @@ pub(super) fn over_everything(lowering: &mut Lowering<'_>, operator: &'static st
 fn refuse_batch(lowering: &Lowering<'_>, input: ValueId, axes: &[usize]) -> Lowered {
     let dims = lowering.graph.dims(input);
     if axes.iter().any(|axis| matches!(dims.get(*axis), Some(Dim::Batch(_)))) {
-        return unsupported_because("a reduction over the batch");
+        return unsupported_because(
+            "a reduction over the batch: what it makes of one image depends on the others. A view's batch norms average over \
+             the batch; export what `materialize_at` and then `recalibrate` make of it",
+        );
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow, ensure};
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Distribution, Tensor};
 use elastic_layers::{Architecture, Backbone, SearchSpace};
@@ -19,7 +19,7 @@ use super::directory::{ARCHITECTURE, MODEL, WEIGHTS, config_of, read_architectur
 const TOLERANCE: Tolerance = Tolerance { relative: 1e-4, absolute: 1e-5 };
 
 /// The metadata entry of a file that names the weights that it was made of, by their hash.
-const WEIGHTS_KEY: &str = "weights_blake3";
+const WEIGHTS_KEY: &str = "weights";
 
 /// What the networks of a run directory have in common.
 pub struct Networks {
@@ -105,7 +105,7 @@ impl Networks {
         out: Option<&Path>,
     ) -> anyhow::Result<(OnnxModel, VerifyReport)> {
         let (architecture, network) = self.network(directory)?;
-        let weights = Some(hash_of_weights(directory)?);
+        let weights = Some(hash_of(&network));
         let beside = directory.join(MODEL);
         self.export((&architecture, &network), weights, images, out.unwrap_or(&beside))
     }
@@ -132,16 +132,29 @@ impl Networks {
     }
 }
 
-fn hash_of_weights(directory: &Path) -> anyhow::Result<String> {
-    let path = directory.join(WEIGHTS);
-    let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-    Ok(blake3::hash(&bytes).to_string())
+/// A hash of the values of all parameters and running statistics, in the order of the modules. The file of weights has
+/// other bytes each time.
+fn hash_of(network: &AnyBackbone) -> String {
+    struct Values(blake3::Hasher);
+    impl ModuleVisitor for Values {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            for value in param.val().into_data().iter::<f32>() {
+                self.0.update(&value.to_le_bytes());
+            }
+        }
+    }
+    let mut values = Values(blake3::Hasher::new());
+    network.visit(&mut values);
+    values.0.finalize().to_string()
 }
 
 /// Whether an ONNX file was made of the weights in a directory.
 pub fn is_of_weights(file: &Path, directory: &Path) -> bool {
-    let (Ok(bytes), Ok(hash)) = (std::fs::read(file), hash_of_weights(directory)) else { return false };
+    let Ok(bytes) = std::fs::read(file) else { return false };
     // Keys and values stand in a file as they are.
     let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-    has(WEIGHTS_KEY) && has(&hash)
+    has(WEIGHTS_KEY)
+        && Networks::of(directory)
+            .and_then(|networks| networks.network(directory))
+            .is_ok_and(|(_, network)| has(&hash_of(&network)))
 }

@@ -158,7 +158,7 @@ fn wrong_files_are_named() {
     );
     assert_eq!(
         message(b""),
-        "some/image: byte 0: expected the first bytes of a JPEG, PNG, WebP or BMP image, found []"
+        "some/image: byte 0: expected the first bytes of a JPEG, PNG, WebP or BMP image, found an empty file"
     );
     let [jpeg, png] = [ImageFormat::Jpeg, ImageFormat::Png].map(|format| encoded(picture(40, 30), format));
     let half = message(&jpeg[..jpeg.len() - 300]);
@@ -187,9 +187,51 @@ fn a_marker_inside_a_segment_does_not_end_an_image() {
     let jpeg = encoded(picture(16, 16), ImageFormat::Jpeg);
     // A comment that holds the marker, and an image without it.
     let mut other = [&jpeg[..2], &[0xff, 0xfe, 0, 6, 0xff, 0xd9, 0xff, 0xd9], &jpeg[2..]].concat();
-    assert!(decode(&other, Path::new("a")).is_ok());
+    assert!(!decode(&other, Path::new("a")).expect("good").lacks_end);
     other.truncate(other.len() - 2);
-    assert!(message(&other).contains("the marker that ends a JPEG image"));
+    assert!(decode(&other, Path::new("a")).expect("good").lacks_end);
+}
+
+#[test]
+fn a_jpeg_without_its_end_is_used_if_it_has_all_pixels() {
+    for (width, height) in [(40, 30), (16, 16), (33, 17), (8, 8)] {
+        let jpeg = encoded(picture(width, height), ImageFormat::Jpeg);
+        let whole = decode(&jpeg, Path::new("a")).expect("good");
+        for missing in [1, 2] {
+            let cut = decode(&jpeg[..jpeg.len() - missing], Path::new("a")).expect("all pixels");
+            assert!(cut.lacks_end && cut.image == whole.image, "{width}x{height}, {missing} bytes");
+        }
+        let half = message(&jpeg[..jpeg.len() - jpeg.len() / 10]);
+        assert!(half.contains("the marker that ends a JPEG image"), "{width}x{height}: {half}");
+    }
+}
+
+#[test]
+fn webp_and_bmp_are_read() {
+    let image = picture(21, 13);
+    for format in [ImageFormat::WebP, ImageFormat::Bmp] {
+        assert_eq!(decode(&encoded(image.clone(), format), Path::new("a")).expect("good").image, image, "{format:?}");
+    }
+}
+
+/// The orientation of EXIF stands in a segment at the beginning of a JPEG file.
+#[test]
+fn an_image_stands_upright() {
+    let image = picture(40, 24);
+    let jpeg = encoded(image, ImageFormat::Jpeg);
+    let plain = decode(&jpeg, Path::new("a")).expect("good").image;
+    let turned = |orientation: u8| {
+        let tiff =
+            [b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(), &[orientation, 0, 0, 0, 0, 0, 0]].concat();
+        let exif = [b"Exif\0\0".as_slice(), &tiff].concat();
+        let length = (exif.len() as u16 + 2).to_be_bytes();
+        let file = [&jpeg[..2], &[0xff, 0xe1], &length, &exif, &jpeg[2..]].concat();
+        decode(&file, Path::new("a")).expect("good").image
+    };
+    assert_eq!(turned(1), plain);
+    assert_eq!(turned(3), image::imageops::rotate180(&plain));
+    assert_eq!(turned(6), image::imageops::rotate90(&plain));
+    assert_eq!(turned(8), image::imageops::rotate270(&plain));
 }
 
 proptest! {

@@ -84,7 +84,7 @@ pub(super) fn read_class_names(path: &Path) -> Result<Option<Vec<String>>, DataE
         Err(source) => return Err(DataError::ReadClassNames { path: path.to_owned(), source }),
     };
     let mut names: Vec<String> = Vec::new();
-    for (number, line) in text.trim_end().lines().enumerate() {
+    for (number, line) in text.trim_start_matches('\u{feff}').trim_end().lines().enumerate() {
         let name = line.trim();
         if name.is_empty() || names.iter().any(|earlier| earlier == name) {
             return Err(DataError::ClassName { path: path.to_owned(), line: number + 1, found: line.to_owned() });

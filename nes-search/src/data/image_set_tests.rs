@@ -45,7 +45,7 @@ fn a_class_with_too_few_images_is_named() {
     assert!(matches!(set.split_per_class(0, 1), Err(DataError::NothingHeldOut)));
     assert_eq!(
         set.split_per_class(2, 1).expect_err("class 1 would have none left").to_string(),
-        "class 1 (class 1): holding out 2 images and keeping at least one needs 3 images, found 2"
+        "class 1 (class 1): holding out 2 images (evaluation_per_class) and keeping at least one needs 3 images, found 2"
     );
 }
 

@@ -238,7 +238,9 @@ const HEADER: [&str; 12] = [
 ];
 
 fn read_text(path: &Path) -> Result<String, TableError> {
-    std::fs::read_to_string(path).map_err(|source| TableError::File { path: path.to_owned(), source })
+    let text = std::fs::read_to_string(path).map_err(|source| TableError::File { path: path.to_owned(), source })?;
+    // A mark of its byte order is none of its content.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
