@@ -21,7 +21,7 @@ use crate::trainings::{Trainer, Training};
 /// Fewest trainings that a surface is fitted to, and most that are worth their cost.
 const TRIALS: [usize; 2] = [6, 24];
 /// Architectures that are compared in the end.
-const FINALISTS: u64 = 3;
+const FINALISTS: u64 = 4;
 
 impl<M: Backbone + 'static> Search<'_, M> {
     /// The recipe of the short trainings.
@@ -145,7 +145,8 @@ impl<M: Backbone + 'static> Search<'_, M> {
         Ok(Some(Event::new("trials", message)))
     }
 
-    /// Losses on the evaluation split after short trainings from scratch under one seed. Returns `None` if interrupted.
+    /// Losses on the evaluation split after short trainings from scratch under one seed, which differs from phase to phase:
+    /// what was best by chance before has to be so again. Returns `None` if interrupted.
     fn trial(
         &mut self,
         phase: &str,
@@ -153,7 +154,7 @@ impl<M: Backbone + 'static> Search<'_, M> {
         observer: &mut (dyn Observer + Send),
     ) -> Result<Option<Vec<Option<f64>>>, SearchError> {
         let (task, recipe) = (self.task, self.short_recipe());
-        let seed = derived_seed(self.identity.seed, Stream::Trials);
+        let seed = derived_seed(self.identity.seed, Stream::Trials).wrapping_add(u64::from(phase == "choice"));
         let training = |(architecture, number): (&Architecture, usize)| Training {
             name: format!("candidate {number}"),
             architecture: architecture.clone(),
@@ -203,8 +204,10 @@ impl<M: Backbone + 'static> Search<'_, M> {
         }
         let mut finalists = Vec::new();
         if self.settings.trials > 0.0 {
+            let losses: Vec<f64> = self.state.trials.iter().map(|trial| trial.loss.unwrap_or(f64::NAN)).collect();
+            let best = least_finite(&losses).map(|index| &self.state.trials[index].architecture);
             // Of equal losses the first wins.
-            for one in self.state.uniform_joint.iter().chain([&self.state.start, &found]) {
+            for one in self.state.uniform_joint.iter().chain([&self.state.start]).chain(best).chain([&found]) {
                 if within(&self.projection, one)? && !finalists.contains(one) {
                     finalists.push(one.clone());
                 }
