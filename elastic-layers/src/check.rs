@@ -106,7 +106,9 @@ fn check_sizes<M: Backbone>(
         Ok(Err(error)) => return Err(ModelError::Build { architecture: at(), reason: error.to_string() }),
         Err(reason) => return Err(ModelError::Build { architecture: at(), reason }),
     };
-    for (path, found) in named_axes(&alone) {
+    let is_running = |path: &str| path.rsplit('.').next().is_some_and(|name| name.starts_with("running_"));
+    // A running statistic is no parameter, and has the axis of the scale beside it.
+    for (path, found) in named_axes(&alone).into_iter().filter(|(path, _)| !is_running(path)) {
         let found: Vec<usize> = found.iter().map(Size::max).collect();
         let Some(expected) = axes.get(&path) else { continue };
         let expected: Vec<usize> = expected.iter().map(|size| size.at(architecture)).collect();

@@ -5,8 +5,8 @@ use elastic_layers::{Backbone, DimKind, Macs};
 use nes_search::data::{Augment, ImageData, ImageSet, Normalization};
 use nes_search::rng::{Stream, stream};
 use nes_search::{
-    Blueprint, Bound, Budget, Checkpoints, Course, LEAST_SHARE, Limits, Observer, Progress, Projection,
-    ProjectionError, SgdSettings, TrainSettings, baselines, evaluate, train,
+    Blueprint, Bound, Budget, LEAST_SHARE, Limits, Observer, Progress, Projection, ProjectionError, SgdSettings,
+    TrainSettings, baselines, evaluate, train,
 };
 use rand::RngExt;
 
@@ -238,68 +238,4 @@ fn an_interrupted_training_ends() {
     let mut observer = Stop(0);
     assert!(train(network, &set, &normalization, &settings(), 0, "test", &mut observer).expect("in memory").is_none());
     assert_eq!(observer.0, 3);
-}
-
-/// Asks to stop before a step.
-struct StopBefore {
-    step: usize,
-    seen: usize,
-}
-
-impl Observer for StopBefore {
-    fn progress(&mut self, _progress: Progress<'_>) {
-        self.seen += 1;
-    }
-
-    fn interrupted(&self) -> bool {
-        self.seen >= self.step
-    }
-}
-
-#[test]
-fn an_interrupted_training_goes_on_bit_for_bit() {
-    let blueprint = blueprint();
-    let (set, normalization) = images();
-    let device = burn::tensor::Device::default();
-    let network =
-        || blueprint.network(&blueprint.space().smallest(), 5, &device.clone().autodiff()).expect("a network");
-    let logits = |model: &elastic_layers::backbones::MobileNetV2| {
-        let ones = burn::tensor::Tensor::ones([1, 1, 28, 28], &device);
-        model.forward(ones).into_data().iter::<f32>().map(f32::to_bits).collect::<Vec<_>>()
-    };
-    let (settings, seed) = (settings(), 5);
-    let course = Course { set: &set, normalization: &normalization, settings: &settings, seed, checkpoints: None };
-    let whole = course.train(network(), "test", &mut ()).expect("in memory").expect("not interrupted");
-    // 60 steps, in 6 epochs.
-    for stops in [vec![1], vec![4, 3, 9], vec![59], vec![60]] {
-        let directory = tempfile::tempdir().expect("a directory");
-        let every = std::time::Duration::from_secs(3600);
-        let checkpoints = Checkpoints { directory: directory.path().join("state"), every };
-        let kept = Course { checkpoints: Some(&checkpoints), ..course };
-        for &step in &stops {
-            let mut stop = StopBefore { step, seen: 0 };
-            let interrupted = kept.train(network(), "test", &mut stop).expect("in memory");
-            assert_eq!(interrupted.is_none(), step < 60, "{stops:?}");
-        }
-        let resumed = kept.train(network(), "test", &mut ()).expect("a checkpoint").expect("not interrupted");
-        assert_eq!(logits(&resumed.model), logits(&whole.model), "{stops:?}");
-        assert_eq!((resumed.loss, resumed.images), (whole.loss, whole.images), "{stops:?}");
-        // Another training does not go on from it.
-        let other = Course { seed: 6, ..kept };
-        let message = other.train(network(), "test", &mut ()).expect_err("another seed").to_string();
-        assert!(message.contains("expected one with seed 6, found seed 5"), "{message}");
-    }
-}
-
-#[test]
-fn a_training_ends_at_the_first_loss_that_is_not_finite() {
-    let blueprint = blueprint();
-    let (set, _) = images();
-    // Pixels that become as large as an `f32` can be.
-    let normalization = Normalization::new(vec![0.0], vec![1e-38]).expect("finite");
-    let device = burn::tensor::Device::default().autodiff();
-    let network = blueprint.network(&blueprint.space().smallest(), 0, &device).expect("a network");
-    let trained = train(network, &set, &normalization, &settings(), 0, "test", &mut ()).expect("in memory");
-    let trained = trained.expect("not interrupted");
-    assert_eq!((trained.diverged, trained.images, trained.loss.is_finite()), (Some(1), 32, false));
 }

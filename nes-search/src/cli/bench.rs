@@ -62,7 +62,7 @@ impl Host for RunDirectories {
                 Ok(Box::new(Flex::load(path, threads).map_err(|error| RuntimeError::Load {
                     runtime: kind,
                     path: path.to_owned(),
-                    reason: format!("{error:#}"),
+                    reason: super::words(&error),
                 })?))
             }
             _ => runtime::load_any(kind, path, threads),

@@ -80,7 +80,7 @@ pub fn export_and_measure(
         let message = match export(&networks, one, job.config.seed, &images) {
             Ok(()) => "verified".into(),
             Err(error) => {
-                let text = format!("{error:#}");
+                let text = super::words(&error);
                 note(&format!("{}: {text}", one.network.name));
                 one.unexported = Some(format!("not exported: {}", text.lines().next().unwrap_or_default()));
                 "not exported".into()

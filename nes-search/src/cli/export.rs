@@ -36,7 +36,7 @@ impl Export {
             Ok(job) => Some(job),
             Err(error) if self.int8 => return Err(error),
             Err(error) => {
-                note(&format!("verified on noise, and not on images: {error:#}"));
+                note(&format!("verified on noise, and not on images: {}", super::words(&error)));
                 None
             }
         };

@@ -94,5 +94,33 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 /// Writes an error and its causes to stderr.
 pub fn report(error: &anyhow::Error) {
     // There is nowhere left to say that stderr cannot be written.
-    let _ = writeln!(std::io::stderr().lock(), "nes-search: {error:#}");
+    let _ = writeln!(std::io::stderr().lock(), "nes-search: {}", words(error));
+}
+
+/// An error with its causes. Some errors say their cause themselves: it is not said twice.
+fn words(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| {
+        let cause = cause.to_string();
+        match text.is_empty() {
+            true => cause,
+            false if text.contains(&cause) => text,
+            false => format!("{text}: {cause}"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::words;
+
+    #[test]
+    fn no_cause_is_said_twice() {
+        let cause = std::io::Error::other("no room");
+        let error = Err::<(), _>(cause).context("file: no room").context("job").expect_err("an error");
+        assert_eq!(words(&error), "job: file: no room");
+        let error = Err::<(), _>(std::io::Error::other("no room")).context("file").expect_err("an error");
+        assert_eq!(words(&error), "file: no room");
+    }
 }
