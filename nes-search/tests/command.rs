@@ -109,8 +109,11 @@ fn an_architecture_of_another_space() {
     assert!(command(&inspect, directory.path()).status.success());
     let write = |text: &str| fs::write(directory.path().join("other.json"), text).unwrap();
     let train = || refused(&["train", "--architecture", "other.json", "--out", "out"], directory.path());
-    write(r#"{"format": "nes-search/architecture", "version": 1, "space": "0123", "dimensions": []}"#);
-    assert_tells(&train(), &["other.json", "15 dimensions", "found 0"]);
+    write(r#"{"version": 1, "dimensions": []}"#);
+    assert_tells(
+        &train(),
+        &["other.json", "another search space", "dimension 0 expected \"resolution\"", "found none"],
+    );
     write(r#"{"format": "something else", "version": 1, "space": "0123", "dimensions": []}"#);
     assert_tells(&train(), &["other.json", "nes-search/architecture", "something else"]);
     write("{");
@@ -206,7 +209,7 @@ fn what_is_known_of_a_search_that_is_not_over() {
 #[test]
 fn a_damaged_fidelity_file() {
     let directory = tempdir().unwrap();
-    let config = "[search]\nlength = { iterations = 1 }\ntrials = 0\nweight_steps = 1\n";
+    let config = "[search]\nlength = { iterations = 1 }\ntrials = 0\nweight_steps = 1\nnes_iterations = 1\n";
     fs::write(directory.path().join("my.toml"), config).unwrap();
     let search = ["search", "--preset", "smoke", "--config", "my.toml", "--out", "mine"];
     assert!(command(&search, directory.path()).status.success());
@@ -232,18 +235,21 @@ fn watched(directory: &Path) {
         String::from_utf8(output.stdout).expect("text")
     };
     let text = watch(&["--once"]);
-    assert_tells(&text, &["mine: the search is over", "round 1 of 1", "of 251721 MACs", "resolution", "backbone"]);
+    assert_tells(
+        &text,
+        &["mine: the search is over", "round 1, 0 % of the walk", "of 251721 MACs", "resolution", "backbone"],
+    );
     // Where stdout is no terminal it does not wait.
     assert_eq!(watch(&[]), text);
     let view: Value = serde_json::from_str(&watch(&["--json"])).expect("JSON");
     let history = fs::read_to_string(directory.join("mine/history.jsonl")).expect("a file");
     let record: Value = serde_json::from_str(history.trim_end()).expect("one record");
-    assert_eq!((&view["history"][0], &view["finished"], &view["iterations"]), (&record, &Value::from(true), &1.into()));
+    assert_eq!((&view["history"][0], &view["finished"]), (&record, &Value::from(true)));
     let dimensions = view["dimensions"].as_array().expect("dimensions");
     assert_eq!(dimensions.len(), record["h"].as_array().expect("H").len());
-    for (dimension, value) in dimensions.iter().zip(record["architecture"].as_array().expect("values")) {
+    for (dimension, value) in dimensions.iter().zip(record["architecture"]["dimensions"].as_array().expect("values")) {
         let row = text.lines().find(|line| line.trim_start().starts_with(dimension["name"].as_str().expect("a name")));
-        assert_tells(row.expect("a row for each dimension"), &[&value.to_string()]);
+        assert_tells(row.expect("a row for each dimension"), &[&value["value"].to_string()]);
     }
 
     let write = |name: &str, text: &str| fs::write(directory.join("mine").join(name), text).expect("a file");

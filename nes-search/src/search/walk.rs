@@ -58,14 +58,15 @@ impl<M: Backbone + 'static> Search<'_, M> {
         let (settings, start) = (&self.settings, &self.state.start);
         let allowance = self.allowance()?;
         let projects = settings.nes.form.parts().projection;
-        let first = if settings.fall > 0.0 { self.first_budget()? } else { 1.0 };
-        let params = match projects || !settings.searcher.is_joint() {
+        // The budget falls while weights are trained. Other searchers begin when it is at the target.
+        let joint = settings.searcher.is_joint();
+        let first = if joint && settings.fall > 0.0 { self.first_budget()? } else { 1.0 };
+        let params = match projects || !joint {
             true => self.projection.scaled_by(first).project(&start.params())?,
             false => start.params(),
         };
         let evaluations = self.affordable(allowance)?;
         let rng = stream(self.identity.seed, Stream::Perturbations);
-        let params = if settings.searcher.is_joint() { params } else { self.projection.project(&start.params())? };
         let searcher = settings.searcher.init(&settings.nes, &self.projection, &params, evaluations, rng)?;
         Ok(Phase::Walk(Walk { searcher, allowance, first, outer: 0, steps: 0, rounds: 0 }))
     }
