@@ -279,7 +279,9 @@ mod tests {
         Files::from([("weights.bpk".into(), text.as_bytes().to_vec())])
     }
 
-    fn latest(parent: &Path) -> (Result<Option<(usize, String)>, CheckpointError>, Vec<String>) {
+    type Read = Result<Option<(usize, String)>, CheckpointError>;
+
+    fn latest(parent: &Path) -> (Read, Vec<String>) {
         let mut warnings = Vec::new();
         let accept = |path: &Path, step: usize, mut files: Files| {
             Ok((step, String::from_utf8(take(&mut files, "weights.bpk", path)?).expect("text")))

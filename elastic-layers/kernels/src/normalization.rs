@@ -155,8 +155,8 @@ impl<S: Simd> Through<S> {
             Activation::None => grad,
             Activation::Relu => select(simd, simd.less_than_or_equal_f32s(before, zero), zero, grad),
             Activation::Relu6 => {
-                let grad = select(simd, simd.less_than_f32s(before, self.low), zero, grad);
-                select(simd, simd.greater_than_f32s(before, self.high), zero, grad)
+                let (below, above) = (simd.less_than_f32s(before, self.low), simd.greater_than_f32s(before, self.high));
+                select(simd, simd.or_m32s(below, above), zero, grad)
             }
         }
     }

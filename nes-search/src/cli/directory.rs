@@ -223,7 +223,7 @@ pub fn file_of(directory: &Path, name: &str) -> PathBuf {
     let own = directory.join(name);
     // The parent of `.` has no name.
     let parent = if directory.file_name().is_some() { directory.parent().map(Path::to_owned) } else { None };
-    let parent = parent.map_or_else(|| directory.join(".."), |parent| parent);
+    let parent = parent.unwrap_or_else(|| directory.join(".."));
     let above = parent.join(name);
     if own.is_file() || !above.is_file() { own } else { above }
 }

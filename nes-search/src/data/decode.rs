@@ -131,14 +131,19 @@ pub(super) fn check_header(path: &Path) -> Result<(), DataError> {
 /// Decodes the content of a file; `path` is what errors call it. It stands upright: an orientation in EXIF is applied. Grey
 /// becomes colour, and transparency goes.
 pub(super) fn decode(bytes: &[u8], path: &Path) -> Result<Decoded, DataError> {
-    let image = pixels(bytes, path)?;
-    let lacks_end = image::guess_format(bytes).is_ok_and(|format| format == ImageFormat::Jpeg) && !is_whole_jpeg(bytes);
-    if lacks_end && !has_all_pixels(bytes, path) {
-        // The decoder makes what is missing grey.
-        let expected = "the marker that ends a JPEG image";
-        return Err(DataError::content_at(path, bytes.len() as u64, expected, "the end of the file"));
+    let is_jpeg = image::guess_format(bytes).is_ok_and(|format| format == ImageFormat::Jpeg);
+    let lacks_end = is_jpeg && !is_whole_jpeg(bytes);
+    if !lacks_end {
+        return Ok(Decoded { image: pixels(bytes, path)?, lacks_end });
     }
-    Ok(Decoded { image, lacks_end })
+    match without_end(bytes, path) {
+        Some(image) => Ok(Decoded { image, lacks_end }),
+        // The decoder makes what is missing grey.
+        None => {
+            let expected = "the marker that ends a JPEG image";
+            Err(DataError::content_at(path, bytes.len() as u64, expected, "the end of the file"))
+        }
+    }
 }
 
 fn pixels(bytes: &[u8], path: &Path) -> Result<RgbImage, DataError> {
@@ -180,12 +185,12 @@ fn damaged(path: &Path, name: &str, error: &ImageError) -> DataError {
     DataError::content(path, format!("a {name} image"), found)
 }
 
-/// Whether a JPEG image without its end has all of its pixels: then what follows the file makes no difference.
-fn has_all_pixels(bytes: &[u8], path: &Path) -> bool {
+/// A JPEG image without its end, if it has all of its pixels: then what follows the file makes no difference.
+fn without_end(bytes: &[u8], path: &Path) -> Option<RgbImage> {
     // The first half of the marker may be there.
     let coded = bytes.strip_suffix(&[0xff]).unwrap_or(bytes);
     let [one, other] = [0x00, 0x55].map(|byte| pixels(&[coded, &[byte; 512], &[0xff, 0xd9]].concat(), path).ok());
-    one.is_some() && one == other
+    one.filter(|one| other.as_ref() == Some(one))
 }
 
 /// Whether the marker that ends a JPEG image follows its scans; an embedded thumbnail has one too.

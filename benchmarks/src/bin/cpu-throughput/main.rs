@@ -8,6 +8,7 @@ mod measure;
 mod networks;
 mod operations;
 mod roofline;
+mod search;
 mod torch;
 
 use std::path::PathBuf;
@@ -58,6 +59,9 @@ struct Arguments {
     /// Steps of a loss curve.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10000))]
     steps: u16,
+    /// MACs of the views of `search`; 0.1, 0.25, 0.6 and 2.5 M if none is named.
+    #[arg(long)]
+    macs: Vec<u64>,
     /// Leaves stock Burn out.
     #[arg(long)]
     no_flex: bool,
@@ -85,6 +89,8 @@ enum Part {
     Memory,
     /// The losses of 50 steps beside PyTorch's, from the same weights on the same batches.
     Losses,
+    /// Weight steps and scores of small views, on one thread and on several.
+    Search,
     /// The machine's limits, and the share of them that every operation reaches.
     Roofline,
 }
@@ -245,6 +251,9 @@ fn main() -> Result<()> {
     }
     if arguments.runs(Part::Losses) {
         checks::losses(&arguments, &mut torch)?;
+    }
+    if arguments.runs(Part::Search) {
+        search::report(&arguments)?;
     }
     if arguments.runs(Part::Roofline) {
         roofline::report(&arguments)?;
