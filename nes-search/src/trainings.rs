@@ -116,7 +116,8 @@ impl<M: Backbone + 'static> Trainer<'_, M> {
         let work = |device| {
             let work = || work(device).inspect_err(|_| stop.store(true, Ordering::Relaxed));
             if workers == 1 {
-                return work();
+                // Among the threads that compute, no operation has to wake them.
+                return rayon::scope(|_| work());
             }
             // Threads of its own: small networks would spend their time handing work to those of others.
             match ThreadPoolBuilder::new().num_threads(threads).build() {

@@ -47,7 +47,9 @@ impl Workers {
         work: impl Fn(&C, &Device, &T) -> R + Sync,
     ) -> Vec<R> {
         if self.devices.len() == 1 || jobs.len() < 2 {
-            return jobs.iter().map(|job| work(tool, &self.devices[0], job)).collect();
+            let (tool, device, work) = (tool.clone(), &self.devices[0], &work);
+            // Among the threads that compute, no operation has to wake them.
+            return rayon::scope(move |_| jobs.iter().map(|job| work(&tool, device, job)).collect());
         }
         let next = AtomicUsize::new(0);
         let run = |tool: &C, device: &Device| {

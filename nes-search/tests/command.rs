@@ -114,8 +114,8 @@ fn an_architecture_of_another_space() {
         &train(),
         &["other.json", "another search space", "dimension 0 expected \"resolution\"", "found none"],
     );
-    write(r#"{"format": "something else", "version": 1, "space": "0123", "dimensions": []}"#);
-    assert_tells(&train(), &["other.json", "nes-search/architecture", "something else"]);
+    write(r#"{"version": 7, "dimensions": []}"#);
+    assert_tells(&train(), &["other.json", "version: expected 1, found 7"]);
     write("{");
     assert_tells(&train(), &["other.json", "line 1"]);
     let inspect = [&inspect[..], &["--architecture", "other.json"]].concat();

@@ -7,7 +7,9 @@ use nes_search::{Blueprint, Budget, Config, LEAST_SHARE, Preset, Projection, Sea
 /// The paper's figure, a quarter, in MACs: 1 for a forward, 3 for a training step.
 #[test]
 fn the_default_search_takes_a_quarter_of_the_macs_that_training_the_backbone_takes() {
-    let config = Config::preset(Preset::Laptop);
+    let mut config = Config::preset(Preset::Laptop);
+    // A tenth of the final training, and so of the search.
+    config.train.epochs *= 0.1;
     let data = ImageData::embedded();
     let backbone = config.backbone.clone();
     let blueprint = Blueprint::new([1, 28, 28], move |space, device| backbone.init([1, 28, 28], 10, space, device));
@@ -32,7 +34,7 @@ fn the_default_search_takes_a_quarter_of_the_macs_that_training_the_backbone_tak
     assert!((0.2..=0.25).contains(&share), "{share}");
     // It learned something with so few, and chose by it.
     let accuracy = found.accuracy.expect("shared weights");
-    assert!(accuracy.accuracy > 0.5, "{accuracy:?}");
+    assert!(!accuracy.near_chance, "{accuracy:?}");
     let share = Projection::new(blueprint.space(), &limits).and_then(|it| Ok(it.share(&found.architecture)?));
     assert!((LEAST_SHARE..=1.0).contains(&share.expect("a cost")), "{}", found.architecture);
 }

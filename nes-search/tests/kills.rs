@@ -36,7 +36,7 @@ fn setting() -> TempDir {
         write_labels(&data.join(format!("{split}-labels-idx1-ubyte")), &labels).expect("a file");
     }
     let config = "data = \"data\"\nevaluation_per_class = 10\nthreads = 2\n\
-                  [search]\nlength = { cost = 0.6 }\ntrials = 0.2\ntrial_length = 0.2\nweight_steps = 6\n\
+                  [search]\nlength = { cost = 2.0 }\ntrials = 0.2\ntrial_length = 0.2\nweight_steps = 6\n\
                   checkpoint_seconds = 0.0\nevaluation_batch = 20\n[search.sgd]\nbatch_size = 8\n\
                   [train]\nepochs = 3\n[train.sgd]\nbatch_size = 8\n[bench]\nseconds = 0.4\n";
     fs::write(directory.path().join("my.toml"), config).expect("a file");

@@ -53,7 +53,7 @@ fn settings() -> SearchSettings {
     let smoke = Config::preset(Preset::Smoke).search;
     SearchSettings {
         length: Length::Cost(0.4),
-        trials: 0.15,
+        trials: 0.25,
         trial_length: 0.2,
         weight_steps: 2,
         nes_iterations: 2,
@@ -152,7 +152,7 @@ fn a_search_keeps_to_its_share_of_a_training() {
     let setting = Setting::new(2);
     let (images, macs) = (120 * 3, setting.blueprint.cost().cost(&setting.blueprint.space().base()).unwrap().macs.0);
     for searcher in [SearcherName::Nes, SearcherName::Random, SearcherName::UniformJoint] {
-        for trials in [0.0, 0.15] {
+        for trials in [0.0, 0.25] {
             let settings = SearchSettings { searcher, trials, ..settings() };
             let found = setting.search(&settings, 1).run(None, &mut ()).unwrap().expect("not interrupted");
             let share = found.cost.macs as f64 / (3 * images * macs) as f64;

@@ -61,12 +61,12 @@ struct Row {
 
 impl Compare {
     pub fn run(self) -> anyhow::Result<()> {
-        let (directory, config) = RunDirectory::resume(&self.directory)?;
+        let (directory, _) = RunDirectory::resume(&self.directory)?;
         let path = directory.path();
         if !path.join(SEARCH).is_file() {
             bail!("{}: expected the directory of a finished search, found no {SEARCH} in it", path.display());
         }
-        let job = Job::load(config)?;
+        let job = Job::of_directory(path)?;
         let terminal = &mut Terminal::new(path)?;
         let mut search = job.new_search()?.resume(path, terminal)?;
         let mut rows = Vec::new();

@@ -157,7 +157,6 @@ fn measure(
 pub fn summary(
     job: &Job,
     search: &SearchFile,
-    training_seconds: Option<f64>,
     compared: &[Compared],
     bench: &BenchFile,
 ) -> anyhow::Result<Summary> {
@@ -189,7 +188,7 @@ pub fn summary(
         search: search.cost,
         training_images,
         training_macs: search.training_macs,
-        training_seconds,
+        training_seconds: search.training_seconds,
         onnx_runtime: RUNTIME,
         rows,
     })

@@ -77,12 +77,12 @@ struct Pair {
 
 impl Fidelity {
     pub fn run(self) -> anyhow::Result<()> {
-        let (directory, config) = RunDirectory::resume(&self.directory)?;
+        let (directory, _) = RunDirectory::resume(&self.directory)?;
         let path = directory.path();
         if !path.join(SEARCH).is_file() {
             bail!("{}: expected the directory of a finished search, found no {SEARCH} in it", path.display());
         }
-        let job = Job::load(config)?;
+        let job = Job::of_directory(path)?;
         let epochs = self.epochs.unwrap_or(job.config.train.epochs);
         let settings = TrainSettings { epochs, ..job.config.train.clone() };
         let terminal = &mut Terminal::new(path)?;

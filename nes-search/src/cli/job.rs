@@ -47,6 +47,9 @@ pub struct SearchFile {
     pub cost: SearchCost,
     /// MACs of training the backbone from scratch.
     pub training_macs: u64,
+    /// Seconds of the same on this machine, once they are measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training_seconds: Option<f64>,
     /// Where H started.
     pub start: Architecture,
     /// The best uniform rescaling of channels and resolution.
@@ -256,7 +259,16 @@ impl Job {
         let (architecture, measured) = self.measured(architecture)?;
         write_json(&directory.join(ARCHITECTURE), &architecture)?;
         let training_macs = self.task().training_macs()?;
-        let file = SearchFile { cost, training_macs, start, uniform_joint, trials, shared_weights, measured };
+        let file = SearchFile {
+            cost,
+            training_macs,
+            training_seconds: None,
+            start,
+            uniform_joint,
+            trials,
+            shared_weights,
+            measured,
+        };
         // Last, because it says that the search is over.
         write_json(&directory.join(SEARCH), &file)?;
         Ok(Some(file))

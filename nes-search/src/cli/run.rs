@@ -8,7 +8,7 @@ use nes_search::{Projection, baselines};
 
 use super::comparison::{Compared, complete, export_and_measure, summary};
 use super::data_file::DataFile;
-use super::directory::{ARCHITECTURE, DATA, RunDirectory, SUMMARY, read_architecture, write_json};
+use super::directory::{ARCHITECTURE, DATA, RunDirectory, SEARCH, SUMMARY, read_architecture, write_json};
 use super::job::{Job, SearchFile};
 use super::options::ConfigOptions;
 use super::progress::{Terminal, complain_of_runtimes, note};
@@ -128,7 +128,15 @@ impl Run {
                 path.display()
             ),
         };
-        let training_seconds = job.task().training_seconds(terminal)?;
+        let search = match search.training_seconds {
+            Some(_) => search,
+            None => {
+                let training_seconds = job.task().training_seconds(terminal)?;
+                let search = SearchFile { training_seconds, ..search };
+                write_json(&path.join(SEARCH), &search)?;
+                search
+            }
+        };
         let networks = networks(&job, path, &search)?;
         let trainings = job.train(&networks, terminal)?;
         let trainings = finished(trainings, &kept(&networks)?, "run", path)?;
@@ -138,7 +146,7 @@ impl Run {
         let mut compared: Vec<Compared> = networks.into_iter().zip(trainings).map(Compared::new).collect();
         let bench = export_and_measure(&job, path, &mut compared, terminal)?;
         let bench = finished(bench, "all trainings", "run", path)?;
-        let summary = summary(&job, &search, training_seconds, &compared, &bench)?;
+        let summary = summary(&job, &search, &compared, &bench)?;
         write_json(&path.join(SUMMARY), &summary)?;
         if self.json {
             super::print_json(&summary)?;

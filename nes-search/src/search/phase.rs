@@ -15,7 +15,7 @@ pub(super) enum Phase {
     /// The shared weights are trained on random views, for a searcher that does not train them itself.
     Weights(Allowance),
     /// The searcher asks; between its rounds, NES has the shared weights trained around H.
-    Walk(Walk),
+    Walk(Box<Walk>),
     /// What the searcher found is compared with uniform rescalings.
     Choice(Choice),
     /// Everything is known.

@@ -47,12 +47,15 @@ impl<M: Backbone + 'static> Search<'_, M> {
 
     /// MACs that are kept for the comparison in the end.
     pub(super) fn reserved_macs(&self) -> Result<u64, SearchError> {
+        let macs = self.macs(&baselines::uniform_channel(&self.projection)?)?.0;
+        // The walk's last step may go over its end; the shared weights' accuracy is looked at after it.
+        let step = STEP * (self.settings.views * self.settings.sgd.batch_size) as u64;
+        let end = macs * (step + self.task.evaluation.len() as u64);
         if self.settings.trials > 0.0 {
-            return Ok(FINALISTS * self.trial_macs()?);
+            return Ok(end + FINALISTS * self.trial_macs()?);
         }
-        let uniform = baselines::uniform_joint(&self.projection)?.len() as u64 + 1;
-        let macs = self.macs(&baselines::uniform_channel(&self.projection)?)?;
-        Ok(uniform * macs.0 * self.task.evaluation.len() as u64)
+        let uniform = baselines::uniform_joint(&self.projection)?.len() as u64;
+        Ok(end + uniform * macs * self.task.evaluation.len() as u64)
     }
 
     /// The phase that a search begins with: short trainings, if their share of its cost pays for enough of them.

@@ -68,7 +68,7 @@ impl<M: Backbone + 'static> Search<'_, M> {
         let evaluations = self.affordable(allowance)?;
         let rng = stream(self.identity.seed, Stream::Perturbations);
         let searcher = settings.searcher.init(&settings.nes, &self.projection, &params, evaluations, rng)?;
-        Ok(Phase::Walk(Walk { searcher, allowance, first, outer: 0, steps: 0, rounds: 0 }))
+        Ok(Phase::Walk(Box::new(Walk { searcher, allowance, first, outer: 0, steps: 0, rounds: 0 })))
     }
 
     /// The budget that a walk begins with, over the final one: what the backbone takes at the start's resolution and depth.
