@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A budget as a user writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "Written", into = "String")]
 pub enum Budget {
     /// A fraction of the backbone's MACs.
     Fraction(f64),
@@ -58,11 +58,22 @@ pub(crate) fn read_amount(text: &str) -> Option<(f64, f64)> {
     Some((begins.then(|| digits.trim().parse().ok())??, unit))
 }
 
-impl TryFrom<String> for Budget {
+/// A budget in a file: a number, or a text with a unit.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Number(f64),
+    Text(String),
+}
+
+impl TryFrom<Written> for Budget {
     type Error = BudgetError;
 
-    fn try_from(text: String) -> Result<Self, BudgetError> {
-        text.parse()
+    fn try_from(written: Written) -> Result<Self, BudgetError> {
+        match written {
+            Written::Number(number) => number.to_string().parse(),
+            Written::Text(text) => text.parse(),
+        }
     }
 }
 

@@ -409,6 +409,14 @@ mod tests {
         assert!(error.contains("search.trials: expected 0 where search.length is in iterations"), "{error}");
     }
 
+    #[test]
+    fn a_budget_may_be_a_number() {
+        for (text, expected) in [("0.2", "0.2"), ("1", "1"), ("250000", "250k"), ("\"2.5M\"", "2.5M")] {
+            let config = Config::from_toml(Preset::Laptop, &format!("budget = {text}\n")).unwrap();
+            assert_eq!(config.budget, expected.parse().unwrap(), "{text}");
+        }
+    }
+
     /// Runs from before there was a choice have no such line.
     #[test]
     fn a_file_without_a_backbone_means_the_default_one() {
@@ -433,6 +441,7 @@ mod tests {
             ("[train]\nepochs = -3", ["train.epochs", "found -3"]),
             ("[train]\nepochs = \"many\"", ["invalid type: string \"many\"", "epochs"]),
             ("budget = \"-1\"", ["a budget is a fraction", "\"-1\""]),
+            ("budget = -1", ["a budget is a fraction", "\"-1\""]),
             ("[search.nes]\nform = \"other\"", ["unknown variant `other`", "paper"]),
             ("sigma = = 1", ["TOML parse error at line 1", "sigma = = 1"]),
         ] {

@@ -154,12 +154,7 @@ fn measure(
 }
 
 /// The table.
-pub fn summary(
-    job: &Job,
-    search: &SearchFile,
-    compared: &[Compared],
-    bench: &BenchFile,
-) -> anyhow::Result<Summary> {
+pub fn summary(job: &Job, search: &SearchFile, compared: &[Compared], bench: &BenchFile) -> anyhow::Result<Summary> {
     let seeds: Vec<u64> = job.config.training_seeds().collect();
     let limits = job.limits_of(search);
     let mut rows = Vec::new();

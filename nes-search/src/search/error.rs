@@ -31,10 +31,12 @@ pub enum SearchError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// A split has too few images.
-    #[error("{split} split: expected at least {expected} images, found {found}")]
+    #[error("{split} split: expected at least {expected} images, one batch of {field}, found {found}")]
     Images {
         /// Which split.
         split: &'static str,
+        /// The setting that asks for so many.
+        field: &'static str,
         /// Images that one batch takes.
         expected: usize,
         /// Images that there are.

@@ -140,11 +140,12 @@ impl<'a, M: Backbone + 'static> Search<'a, M> {
     pub fn new(task: Task<'a, M>, settings: &SearchSettings, seed: u64) -> Result<Self, SearchError> {
         settings.check().unwrap_or_else(|error| panic!("{error}"));
         let Task { blueprint, train, evaluation, limits, .. } = task;
-        for (split, set, expected) in
-            [("training", train, settings.sgd.batch_size), ("evaluation", evaluation, settings.evaluation_batch)]
-        {
+        for (split, field, set, expected) in [
+            ("training", "search.sgd.batch_size", train, settings.sgd.batch_size),
+            ("evaluation", "search.evaluation_batch", evaluation, settings.evaluation_batch),
+        ] {
             if set.len() < expected {
-                return Err(SearchError::Images { split, expected, found: set.len() });
+                return Err(SearchError::Images { split, field, expected, found: set.len() });
             }
         }
         let workers = Workers::new(task.devices);
