@@ -199,7 +199,7 @@ fn what_is_known_of_a_search_that_is_not_over() {
     }
     fs::write(run.join("search.json"), "{}").unwrap();
     for command in ["fidelity", "compare"] {
-        assert_tells(&refused(&[command, "mine"], directory.path()), &["mine", "expected a checkpoint", "found none"]);
+        assert_tells(&refused(&[command, "mine"], directory.path()), &["mine", "expected data.json", "found none"]);
     }
     fs::write(run.join("fidelity.json"), "{").unwrap();
     assert_eq!(command(&["fidelity", "mine", "--architectures", "1"], directory.path()).status.code(), Some(2));

@@ -234,12 +234,11 @@ fn versions_and_lints_are_the_workspaces() {
             let value = manifest.get("package").and_then(|package| package.get(key));
             assert!(is_inherited(value), "{name} does not inherit the workspace's {key}");
         }
-        assert!(
-            manifest.get("target").is_none(),
-            "{name} has dependencies of one target, which are not looked at here"
-        );
-        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
-            let entries = manifest.get(section).and_then(toml::Value::as_table).into_iter().flatten();
+        let targets = manifest.get("target").and_then(toml::Value::as_table).into_iter().flatten();
+        let tables: Vec<&toml::Table> = targets.filter_map(|(_, table)| table.as_table()).chain([&manifest]).collect();
+        let sections = ["dependencies", "dev-dependencies", "build-dependencies"];
+        for section in tables.iter().flat_map(|table| sections.map(|section| table.get(section))) {
+            let entries = section.and_then(toml::Value::as_table).into_iter().flatten();
             for (dependency, value) in entries {
                 assert!(is_inherited(Some(value)), "{name}: {dependency} is not from the workspace's table");
             }
