@@ -47,7 +47,8 @@ fn the_table_counts_the_layers_as_the_cost_model_does() {
 fn an_architecture_of_another_space_is_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("architecture.json");
-    let file = r#"{"format":"nes-search/architecture","version":1,"space":"0","dimensions":[{"name":"x","kind":"depth","value":1}]}"#;
+    let file =
+        r#"{"version":1,"dimensions":[{"name":"x","kind":"depth","base":1,"min":1,"max":1,"step":1,"value":1}]}"#;
     std::fs::write(&path, file).expect("written");
     let output =
         inspect(&["mobilenet-v2-small", "--size", "28", "--classes", "10", "--architecture", &path.to_string_lossy()]);
