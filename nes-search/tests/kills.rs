@@ -36,7 +36,7 @@ fn setting() -> TempDir {
         write_labels(&data.join(format!("{split}-labels-idx1-ubyte")), &labels).expect("a file");
     }
     let config = "data = \"data\"\nevaluation_per_class = 10\nthreads = 2\n\
-                  [search]\nlength = { cost = 2.0 }\ntrials = 0.2\ntrial_length = 0.2\nweight_steps = 6\n\
+                  [search]\nlength = { cost = 1.0 }\ntrials = 0.2\ntrial_length = 0.2\nweight_steps = 6\n\
                   checkpoint_seconds = 0.0\nevaluation_batch = 20\n[search.sgd]\nbatch_size = 8\n\
                   [train]\nepochs = 3\n[train.sgd]\nbatch_size = 8\n[bench]\nseconds = 0.4\n";
     fs::write(directory.path().join("my.toml"), config).expect("a file");
@@ -121,6 +121,9 @@ fn results(directory: &Path) -> (String, String, Value) {
     (read("architecture.json"), read("history.jsonl"), search)
 }
 
+/// The folders of the networks that a run trains.
+const NETWORKS: [&str; 3] = ["", "uniform-channel", "uniform-joint"];
+
 #[test]
 fn a_run_killed_at_25_random_moments_ends_as_if_it_had_not_been() {
     let directory = setting();
@@ -136,8 +139,19 @@ fn a_run_killed_at_25_random_moments_ends_as_if_it_had_not_been() {
         let out = path.join(format!("killed-{runs}"));
         loop {
             let mut process = start(path, "run", &format!("killed-{runs}"));
-            let moment = if kills < 25 { rng.random_range(0.0..0.5) } else { 1e3 };
-            let end = Instant::now() + duration.mul_f64(moment);
+            let in_trainings = || NETWORKS.iter().any(|name| out.join(name).join("trainings").exists());
+            // The first kills amid the search, the next amid trainings, and the rest anywhere.
+            let (begun, within): (&dyn Fn() -> bool, f64) = match kills {
+                0..8 => (&|| out.join("checkpoints").exists(), 0.1),
+                8..16 => (&in_trainings, 0.02),
+                16..25 => (&|| true, 0.5),
+                _ => (&|| true, f64::INFINITY),
+            };
+            while !begun() && process.try_wait().expect("a process").is_none() {
+                sleep(Duration::from_millis(1));
+            }
+            let wait = if within.is_finite() { rng.random_range(0.0..within) } else { 1e3 };
+            let end = Instant::now() + duration.mul_f64(wait);
             while Instant::now() < end && process.try_wait().expect("a process").is_none() {
                 sleep(Duration::from_millis(1));
             }
@@ -149,9 +163,7 @@ fn a_run_killed_at_25_random_moments_ends_as_if_it_had_not_been() {
             process.wait().expect("it ends");
             kills += 1;
             in_search += usize::from(out.join("checkpoints").exists() && !out.join("search.json").exists());
-            in_training += usize::from(
-                ["", "uniform-channel", "uniform-joint"].iter().any(|name| out.join(name).join("trainings").exists()),
-            );
+            in_training += usize::from(in_trainings());
             assert_nothing_is_half_written(&out);
         }
         assert!((results(&out), results_of_run(&out)) == expected, "{}, after {kills} kills", out.display());
